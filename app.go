@@ -1,0 +1,170 @@
+package injecttoken
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
+
+	"github.com/caddytoken/inject-token/refresher"
+)
+
+// App holds the token sources of a configuration, from which the transport
+// inject_token takes tokens.
+type App struct {
+	// The token sources, by name. A name begins with a lower-case letter or a
+	// digit and goes on with such, `_` or `-`.
+	Sources map[string]*Source `json:"sources,omitempty"`
+
+	ctx     caddy.Context
+	log     *zap.Logger
+	running map[string]*runningSource
+	shared  *reverseproxy.HTTPTransport // of sources that have none of their own
+}
+
+// runningSource is a source that this configuration holds a reference to.
+type runningSource struct {
+	key       poolKey
+	refresher *refresher.Refresher
+	transport *reverseproxy.HTTPTransport
+	detach    func() // nil before Start
+}
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "token_sources",
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// Provision checks the sources and takes references to their refreshers. It
+// sends nothing: `caddy validate` comes here, too.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.ctx = ctx
+	a.log = ctx.Logger()
+	a.running = make(map[string]*runningSource)
+	for _, name := range slices.Sorted(maps.Keys(a.Sources)) {
+		if err := a.provision(name, a.Sources[name]); err != nil {
+			return fmt.Errorf("source %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (a *App) provision(name string, s *Source) error {
+	if m := checkSourceName(name); m != nil {
+		return m
+	}
+	if s == nil {
+		return errors.New("this is null; write an object")
+	}
+	if m := s.check(); m != nil {
+		return m
+	}
+	for option, secret := range s.secrets() {
+		if isLiteral(secret) {
+			a.log.Warn("this secret stands in the configuration itself; {file.PATH} or {env.NAME} would keep it out",
+				zap.String("source", name), zap.String("option", option))
+		}
+	}
+	key, err := keyOf(name, s) // before a transport adds its defaults
+	if err != nil {
+		return err
+	}
+	transport, err := a.transport(s)
+	if err != nil {
+		return fmt.Errorf("transport: %w", err)
+	}
+	r, err := acquire(key, s)
+	if err != nil {
+		return err
+	}
+	a.running[name] = &runningSource{key: key, refresher: r, transport: transport}
+	return nil
+}
+
+// transport returns what sends the token requests of a source.
+func (a *App) transport(s *Source) (*reverseproxy.HTTPTransport, error) {
+	if s.Transport != nil {
+		own := *s.Transport // what the user wrote stays as it was written
+		return &own, own.Provision(a.ctx)
+	}
+	if a.shared == nil {
+		a.shared = new(reverseproxy.HTTPTransport)
+		if err := a.shared.Provision(a.ctx); err != nil {
+			return nil, err
+		}
+	}
+	return a.shared, nil
+}
+
+// Start lets the refreshers work with this configuration. Tokens are obtained
+// in the background: a provider that is down does not keep Caddy from
+// starting.
+func (a *App) Start() error {
+	for name, running := range a.running {
+		s := a.Sources[name]
+		obtainer, err := s.obtainer(tokenTransport{running.transport})
+		if err != nil {
+			return fmt.Errorf("source %s: %w", name, err)
+		}
+		running.detach = running.refresher.Attach(&refresher.Environment{
+			Source: obtainer,
+			Log:    a.log.Named(name).With(zap.String("provider", s.tokenEndpoint())),
+		})
+	}
+	return nil
+}
+
+// Stop does nothing: the requests that are being drained still need tokens.
+func (a *App) Stop() error { return nil }
+
+// Cleanup gives back exactly what Provision and Start have taken.
+func (a *App) Cleanup() error {
+	var errs []error
+	for _, running := range a.running {
+		if running.detach != nil {
+			running.detach()
+		}
+		errs = append(errs, release(running.key))
+		if running.transport != a.shared {
+			errs = append(errs, running.transport.Cleanup())
+		}
+	}
+	a.running = nil
+	if a.shared != nil {
+		errs = append(errs, a.shared.Cleanup())
+	}
+	return errors.Join(errs...)
+}
+
+// refresher returns the refresher of a source, or an error that names those
+// that there are.
+func (a *App) refresher(name string) (*refresher.Refresher, error) {
+	running, ok := a.running[name]
+	if !ok {
+		return nil, unknownSource(name, a.Sources)
+	}
+	return running.refresher, nil
+}
+
+func unknownSource(name string, sources map[string]*Source) error {
+	return fmt.Errorf("no token source is named %q; %s", name, didYouMean(name, slices.Collect(maps.Keys(sources))))
+}
+
+// tokenTransport is Caddy's HTTP transport for requests that belong to no
+// caller. It needs a replacer of its own. Were there a caller's request in the
+// context, it would dial that one's upstream.
+type tokenTransport struct{ *reverseproxy.HTTPTransport }
+
+func (t tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := context.WithValue(req.Context(), caddy.ReplacerCtxKey, caddy.NewReplacer())
+	return t.HTTPTransport.RoundTrip(req.WithContext(ctx))
+}

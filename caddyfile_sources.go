@@ -1,0 +1,320 @@
+package injecttoken
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+// parseTokenSources parses the global option:
+//
+//	token_sources {
+//	    source <name> {
+//	        grant            client_credentials|password|refresh_token|custom
+//	        token_url        <url>
+//	        client_id        <id>
+//	        client_secret    <secret>
+//	        client_auth      <method> [raw]
+//	        username         <name>
+//	        password         <secret>
+//	        refresh_token    <secret>
+//	        scope            <scopes...>
+//	        scope_separator  <string>
+//	        param            <name> <value> | -<name>
+//	        param_json       <name> <json>
+//	        token_request    [GET|POST] [form|query|json] {
+//	            header <name> <value>
+//	            param  <name> <value> | -<name>
+//	        }
+//	        refresh_request  [GET|POST] [form|query|json] {
+//	            url    <url>
+//	            header <name> <value>
+//	            param  <name> <value> | -<name>
+//	        }
+//	        token_response {
+//	            access_token  <path>
+//	            refresh_token <path>
+//	            expires_in    <path> [s|ms|m|h]
+//	            expires_at    <path> [unix|unix_ms|rfc3339]
+//	            error         <path> [<ok_values...>]
+//	        }
+//	        default_lifetime <duration>
+//	        refresh_at       <percent>
+//	        timeout          <duration>
+//	        insecure_http
+//	        transport http {
+//	            ...
+//	        }
+//	    }
+//	}
+//
+// It may stand several times, also in imported files; the sources add up.
+func parseTokenSources(d *caddyfile.Dispenser, existing any) (any, error) {
+	app := new(App)
+	if before, ok := existing.(httpcaddyfile.App); ok {
+		if err := json.Unmarshal(before.Value, app); err != nil {
+			return nil, d.WrapErr(err)
+		}
+	}
+	if app.Sources == nil {
+		app.Sources = make(map[string]*Source)
+	}
+	d.Next() // consume option name
+	if d.NextArg() {
+		return nil, d.Errf("token_sources takes no argument, only a block of sources")
+	}
+	for d.NextBlock(0) {
+		r := newOptionReader(d)
+		if d.Val() != "source" {
+			return nil, r.unknown([]string{"source"})
+		}
+		if err := app.parseSource(r); err != nil {
+			return nil, err
+		}
+	}
+	return httpcaddyfile.App{Name: "token_sources", Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+func (a *App) parseSource(r *optionReader) error {
+	args := r.RemainingArgs()
+	if len(args) != 1 {
+		return r.start.Errf("source takes one argument, its name")
+	}
+	name := args[0]
+	if m := checkSourceName(name); m != nil {
+		return r.locate(m)
+	}
+	if _, twice := a.Sources[name]; twice {
+		return r.start.Errf("there is a token source named %s already", name)
+	}
+	s := new(Source)
+	if err := r.block(sourceOptions, s); err != nil {
+		return err
+	}
+	if m := s.check(); m != nil {
+		m.text = "source " + name + ": " + m.text
+		return r.locate(m)
+	}
+	a.Sources[name] = s
+	return nil
+}
+
+// blockOption reads one option of a block into what the block describes.
+type blockOption[T any] struct {
+	repeats bool
+	set     func(r *optionReader, into *T, args []string) error
+}
+
+// block reads the options of a source.
+func (r *optionReader) block(options map[string]blockOption[Source], into *Source) error {
+	return readBlock(r, options, into)
+}
+
+// readBlock reads the block that begins at the current token.
+func readBlock[T any](r *optionReader, options map[string]blockOption[T], into *T) error {
+	for nesting := r.Nesting(); r.NextBlock(nesting); {
+		option, ok := options[r.Val()]
+		if !ok {
+			return r.unknown(slices.Collect(maps.Keys(options)))
+		}
+		args, err := r.option(option.repeats)
+		if err != nil {
+			return err
+		}
+		if err := option.set(r, into, args); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// field is an option that is one text.
+func field[T any](of func(*T) *string) blockOption[T] {
+	return blockOption[T]{set: func(r *optionReader, into *T, args []string) error {
+		return r.text(of(into), args)
+	}}
+}
+
+var sourceOptions map[string]blockOption[Source]
+
+func init() { // a variable that refers to its functions cannot refer to itself
+	sourceOptions = map[string]blockOption[Source]{
+		"grant":            field(func(s *Source) *string { return &s.Grant }),
+		"token_url":        field(func(s *Source) *string { return &s.TokenURL }),
+		"client_id":        field(func(s *Source) *string { return &s.ClientID }),
+		"client_secret":    field(func(s *Source) *string { return &s.ClientSecret }),
+		"client_auth":      {set: parseClientAuth},
+		"username":         field(func(s *Source) *string { return &s.Username }),
+		"password":         field(func(s *Source) *string { return &s.Password }),
+		"refresh_token":    field(func(s *Source) *string { return &s.RefreshToken }),
+		"scope":            {repeats: true, set: parseScope},
+		"scope_separator":  field(func(s *Source) *string { return &s.ScopeSeparator }),
+		"param":            {repeats: true, set: func(r *optionReader, s *Source, args []string) error { return r.param(&s.Params, args) }},
+		"param_json":       {repeats: true, set: parseParamJSON},
+		"token_request":    {set: func(r *optionReader, s *Source, args []string) error { return r.request(&s.TokenRequest, args) }},
+		"refresh_request":  {set: func(r *optionReader, s *Source, args []string) error { return r.request(&s.RefreshRequest, args) }},
+		"token_response":   {set: parseTokenResponse},
+		"default_lifetime": {set: func(r *optionReader, s *Source, args []string) error { return r.duration(&s.DefaultLifetime, args) }},
+		"refresh_at":       {set: parseRefreshAt},
+		"timeout":          {set: func(r *optionReader, s *Source, args []string) error { return r.duration(&s.Timeout, args) }},
+		"insecure_http":    {set: parseInsecureHTTP},
+		"transport":        {set: parseTransport},
+	}
+}
+
+func parseClientAuth(r *optionReader, s *Source, args []string) error {
+	if len(args) == 2 && args[1] == "raw" {
+		s.ClientAuthRaw = true
+		args = args[:1]
+	}
+	if len(args) != 1 {
+		return r.errf("write client_auth METHOD [raw]")
+	}
+	return r.text(&s.ClientAuth, args)
+}
+
+func parseScope(r *optionReader, s *Source, args []string) error {
+	if len(args) == 0 || slices.Contains(args, "") {
+		return r.errf("write scope SCOPE…")
+	}
+	s.Scopes = append(s.Scopes, args...)
+	return nil
+}
+
+func (r *optionReader) param(list *[]Param, args []string) error {
+	switch {
+	case len(args) == 1 && len(args[0]) > 1 && args[0][0] == '-':
+		*list = append(*list, Param{Name: args[0][1:], Omit: true})
+	case len(args) == 2 && args[0] != "":
+		*list = append(*list, Param{Name: args[0], Value: args[1]})
+	default:
+		return r.errf("write param NAME VALUE, or param -NAME to leave a standard one out")
+	}
+	return nil
+}
+
+func parseParamJSON(r *optionReader, s *Source, args []string) error {
+	if len(args) != 2 || args[0] == "" {
+		return r.errf("write param_json NAME JSON, the JSON in backquotes")
+	}
+	if !json.Valid([]byte(args[1])) {
+		return r.errf("the value of %s is not JSON", args[0])
+	}
+	s.Params = append(s.Params, Param{Name: args[0], JSON: json.RawMessage(args[1])})
+	return nil
+}
+
+func (r *optionReader) request(into **TokenRequest, args []string) error {
+	request := new(TokenRequest)
+	usage := "write " + r.current + " [GET|POST] [form|query|json]"
+	for i, arg := range args {
+		switch {
+		case i == 0 && slices.Contains([]string{"GET", "POST"}, strings.ToUpper(arg)):
+			request.Method = strings.ToUpper(arg)
+		case i == len(args)-1 && slices.Contains([]string{"form", "query", "json"}, arg):
+			request.Encoding = arg
+		default:
+			return r.errf("%s", usage)
+		}
+	}
+	options := map[string]blockOption[TokenRequest]{
+		"header": {repeats: true, set: parseRequestHeader},
+		"param":  {repeats: true, set: func(r *optionReader, t *TokenRequest, args []string) error { return r.param(&t.Params, args) }},
+	}
+	if r.current == "refresh_request" {
+		options["url"] = field(func(t *TokenRequest) *string { return &t.URL })
+	}
+	*into = request
+	return r.inner(func(inner *optionReader) error { return readBlock(inner, options, request) })
+}
+
+// inner reads a block within the block.
+func (r *optionReader) inner(read func(*optionReader) error) error {
+	inner := newOptionReader(r.Dispenser)
+	inner.current = r.current
+	return read(inner)
+}
+
+func parseRequestHeader(r *optionReader, t *TokenRequest, args []string) error {
+	if len(args) != 2 {
+		return r.errf("write header NAME VALUE")
+	}
+	t.Headers = append(t.Headers, RequestHeader{Name: args[0], Value: args[1]})
+	return nil
+}
+
+func parseTokenResponse(r *optionReader, s *Source, args []string) error {
+	if len(args) > 0 {
+		return r.errf("this takes a block in braces and no argument")
+	}
+	s.TokenResponse = new(TokenResponse)
+	err := r.inner(func(inner *optionReader) error { return readBlock(inner, responseOptions, s.TokenResponse) })
+	if err == nil && equalsZero(s.TokenResponse) {
+		return r.errf("this is empty; write a block with the paths that differ")
+	}
+	return err
+}
+
+func equalsZero(t *TokenResponse) bool {
+	return t.AccessToken == "" && t.RefreshToken == "" && t.ExpiresIn == "" && t.ExpiresAt == "" && t.Error == ""
+}
+
+var responseOptions = map[string]blockOption[TokenResponse]{
+	"access_token":  field(func(t *TokenResponse) *string { return &t.AccessToken }),
+	"refresh_token": field(func(t *TokenResponse) *string { return &t.RefreshToken }),
+	"expires_in": {set: func(r *optionReader, t *TokenResponse, args []string) error {
+		if len(args) == 2 {
+			t.ExpiresInUnit = args[1]
+			args = args[:1]
+		}
+		return r.text(&t.ExpiresIn, args)
+	}},
+	"expires_at": {set: func(r *optionReader, t *TokenResponse, args []string) error {
+		if len(args) == 2 {
+			t.ExpiresAtFormat = args[1]
+			args = args[:1]
+		}
+		return r.text(&t.ExpiresAt, args)
+	}},
+	"error": {set: func(r *optionReader, t *TokenResponse, args []string) error {
+		if len(args) == 0 {
+			return r.errf("write error PATH [OK-VALUE…]")
+		}
+		t.ErrorOK = args[1:]
+		return r.text(&t.Error, args[:1])
+	}},
+}
+
+func parseRefreshAt(r *optionReader, s *Source, args []string) error {
+	if len(args) == 1 {
+		percent, err := strconv.ParseFloat(strings.TrimSuffix(args[0], "%"), 64)
+		if err == nil && percent >= 1 && percent <= 99 {
+			s.RefreshAt = percent
+			return nil
+		}
+	}
+	return r.errf("write a percentage of the lifetime from 1%% to 99%%")
+}
+
+func parseInsecureHTTP(r *optionReader, s *Source, args []string) error {
+	if len(args) > 0 {
+		return r.errf("this takes no argument")
+	}
+	s.InsecureHTTP = true
+	return nil
+}
+
+func parseTransport(r *optionReader, s *Source, args []string) error {
+	if len(args) != 1 || args[0] != "http" {
+		return r.errf("write transport http { … }, with the options of reverse_proxy's transport http")
+	}
+	s.Transport = new(reverseproxy.HTTPTransport)
+	return s.Transport.UnmarshalCaddyfile(r.NewFromNextSegment())
+}

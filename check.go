@@ -1,0 +1,354 @@
+package injecttoken
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/textproto"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddytoken/inject-token/tokensource"
+)
+
+// mistake is something wrong with one option. The option's name tells the
+// Caddyfile adapter which line to show.
+type mistake struct {
+	option string
+	text   string
+}
+
+func (m *mistake) Error() string { return m.text }
+
+func wrong(option, format string, args ...any) *mistake {
+	return &mistake{option: option, text: option + ": " + fmt.Sprintf(format, args...)}
+}
+
+var (
+	sourceName   = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
+	responsePath = regexp.MustCompile(`^[^.\s]+(\.[^.\s]+)*$`)
+)
+
+// checkSourceName is strict, because storages fold case and separate by
+// slashes.
+func checkSourceName(name string) *mistake {
+	if !sourceName.MatchString(name) {
+		return &mistake{option: "source", text: fmt.Sprintf(
+			"the name of a token source begins with a lower-case letter or a digit and goes on with such, _ or -; %q does not", name)}
+	}
+	return nil
+}
+
+// check finds what is wrong with a source as far as that can be known without
+// its secrets and without a token request. No value of a secret is ever part
+// of a mistake.
+func (s *Source) check() *mistake {
+	for _, check := range []func() *mistake{
+		s.checkGrant, s.checkURLs, s.checkClient, s.checkPlaceholders, s.checkRequests, s.checkResponse, s.checkTimes,
+	} {
+		if m := check(); m != nil {
+			return m
+		}
+	}
+	return nil
+}
+
+// given returns the options of which grants take only some, as far as they
+// are written.
+func (s *Source) given() map[string]bool {
+	return map[string]bool{
+		"client_id":       s.ClientID != "",
+		"client_secret":   s.ClientSecret != "",
+		"client_auth":     s.ClientAuth != "",
+		"username":        s.Username != "",
+		"password":        s.Password != "",
+		"refresh_token":   s.RefreshToken != "",
+		"scope":           len(s.Scopes) > 0,
+		"scope_separator": s.ScopeSeparator != "",
+	}
+}
+
+// grantOptions is the order in which mistakes of given options are told.
+var grantOptions = []string{
+	"client_id", "client_secret", "client_auth", "username", "password", "refresh_token", "scope", "scope_separator",
+}
+
+func (s *Source) checkGrant() *mistake {
+	if s.Grant == "" {
+		return wrong("grant", "missing; write one of %s", strings.Join(tokensource.GrantNames(), ", "))
+	}
+	grant, ok := tokensource.GrantByName(s.Grant)
+	if !ok {
+		return wrong("grant", "unknown grant %q; %s", s.Grant, didYouMean(s.Grant, tokensource.GrantNames()))
+	}
+	given := s.given()
+	for _, option := range grant.Needs {
+		if !given[option] {
+			return wrong(option, "missing; the grant %s needs it", s.Grant)
+		}
+	}
+	for _, option := range grantOptions {
+		if given[option] && !slices.Contains(grant.Takes, option) && !slices.Contains(grant.Needs, option) {
+			return wrong(option, "the grant %s has no use for it%s", s.Grant, s.insteadOf(option))
+		}
+	}
+	return nil
+}
+
+// insteadOf says what to write instead of an option that a grant does not
+// take.
+func (s *Source) insteadOf(option string) string {
+	if s.Grant == "custom" {
+		return "; it sends nothing but what is written as param, header or url"
+	}
+	if option == "username" || option == "password" {
+		return "; did you mean grant password?"
+	}
+	if option == "refresh_token" {
+		return "; did you mean grant refresh_token?"
+	}
+	return ""
+}
+
+func (s *Source) checkURLs() *mistake {
+	if s.TokenURL == "" {
+		return wrong("token_url", "missing; write the address of the provider's token endpoint")
+	}
+	if m := s.checkURL("token_url", s.TokenURL); m != nil {
+		return m
+	}
+	if s.TokenRequest != nil && s.TokenRequest.URL != "" {
+		return wrong("token_request", "url belongs into refresh_request; the address of this one is token_url")
+	}
+	if s.RefreshRequest != nil && s.RefreshRequest.URL != "" {
+		return s.checkURL("refresh_request", s.RefreshRequest.URL)
+	}
+	return nil
+}
+
+// checkURL looks at literal addresses; one with a placeholder is looked at
+// when it is resolved.
+func (s *Source) checkURL(option, text string) *mistake {
+	names := tokensource.Placeholders(text)
+	for _, name := range names {
+		if name == tokensource.RefreshTokenPlaceholder && option == "refresh_request" {
+			continue
+		}
+		if !isRuntime(name) {
+			return wrong(option, "the placeholder {%s} cannot be used here: a token request belongs to no caller's request; there are {env.*} and {file.*}", name)
+		}
+	}
+	if len(names) > 0 {
+		return nil
+	}
+	if err := tokensource.CheckURL(text, s.InsecureHTTP); err != nil {
+		return wrong(option, "%v", err)
+	}
+	return nil
+}
+
+func (s *Source) checkClient() *mistake {
+	names := tokensource.ClientAuthNames()
+	if s.ClientAuth != "" && !slices.Contains(names, s.ClientAuth) {
+		return wrong("client_auth", "unknown method %q; %s", s.ClientAuth, didYouMean(s.ClientAuth, names))
+	}
+	switch {
+	case s.ClientAuth == "none" && s.ClientSecret != "":
+		return wrong("client_auth", "none goes without client_secret")
+	case strings.HasPrefix(s.ClientAuth, "client_secret_") && s.ClientSecret == "":
+		return wrong("client_secret", "missing; client_auth %s needs it", s.ClientAuth)
+	case s.ClientSecret != "" && s.ClientID == "":
+		return wrong("client_id", "missing; client_secret goes with it")
+	case s.ClientAuthRaw && s.ClientAuth != "client_secret_basic":
+		return wrong("client_auth", "raw goes with client_secret_basic alone")
+	case s.Grant == "custom" && s.ClientID != "" && s.ClientAuth != "client_secret_basic":
+		return wrong("client_auth", "the grant custom sends client_id and client_secret only as client_secret_basic; write that, or use param")
+	case s.ScopeSeparator != "" && len(s.Scopes) == 0:
+		return wrong("scope_separator", "there is no scope that it could separate")
+	}
+	return nil
+}
+
+// checkPlaceholders refuses what looks like a placeholder and is none. In a
+// secret braces stand for themselves.
+func (s *Source) checkPlaceholders() *mistake {
+	type template struct{ option, text string }
+	templates := []template{{"client_id", s.ClientID}, {"username", s.Username}}
+	for _, scope := range s.Scopes {
+		templates = append(templates, template{"scope", scope})
+	}
+	for _, p := range s.Params {
+		templates = append(templates, template{"param", p.Value}, template{"param", string(p.JSON)})
+	}
+	add := func(option string, r *TokenRequest) {
+		for _, h := range r.Headers {
+			templates = append(templates, template{option, h.Value})
+		}
+		for _, p := range r.Params {
+			templates = append(templates, template{option, p.Value}, template{option, string(p.JSON)})
+		}
+	}
+	if s.TokenRequest != nil {
+		add("token_request", s.TokenRequest)
+	}
+	if s.RefreshRequest != nil {
+		add("refresh_request", s.RefreshRequest)
+	}
+	for _, t := range templates {
+		for _, name := range tokensource.Placeholders(t.text) {
+			switch {
+			case isRuntime(name):
+			case name == tokensource.RefreshTokenPlaceholder && t.option == "refresh_request":
+			case name == tokensource.RefreshTokenPlaceholder:
+				return wrong(t.option, "{refresh_token} can be used in refresh_request alone")
+			case strings.HasPrefix(name, "http."):
+				return wrong(t.option, "a placeholder of a request cannot be used: a token request belongs to no caller's request; there are {env.*} and {file.*}")
+			case placeholderName.MatchString(name):
+				return wrong(t.option, `unknown placeholder in braces; there are {env.*} and {file.*}, and \{ is a brace that means itself`)
+			}
+		}
+	}
+	return nil
+}
+
+// placeholderName is what names of placeholders look like, to tell a mistyped
+// one from braces in a value.
+var placeholderName = regexp.MustCompile(`^[a-z][a-z0-9_]*(\.[A-Za-z0-9_./$-]+)*$`)
+
+func (s *Source) checkRequests() *mistake {
+	token := s.TokenRequest
+	if token == nil {
+		token = new(TokenRequest)
+	}
+	encoding, m := token.check("token_request", new(TokenRequest))
+	if m != nil {
+		return m
+	}
+	encodings := []string{encoding}
+	if s.RefreshRequest != nil {
+		if encoding, m = s.RefreshRequest.check("refresh_request", token); m != nil {
+			return m
+		}
+		encodings = append(encodings, encoding)
+		if s.Grant == "custom" && !s.RefreshRequest.places(tokensource.RefreshTokenPlaceholder) {
+			return wrong("refresh_request", "the grant custom sends nothing by itself, so {refresh_token} must stand somewhere in here")
+		}
+	}
+	for _, encoding := range encodings {
+		if m := checkParams("param", s.Params, encoding); m != nil {
+			return m
+		}
+	}
+	return s.checkBasicTwice()
+}
+
+// checkBasicTwice refuses an Authorization that would take the place of the
+// client's own.
+func (s *Source) checkBasicTwice() *mistake {
+	basic := s.ClientAuth == "client_secret_basic" || s.ClientAuth == "" && s.ClientSecret != ""
+	for option, r := range map[string]*TokenRequest{"token_request": s.TokenRequest, "refresh_request": s.RefreshRequest} {
+		if r == nil || !basic {
+			continue
+		}
+		for _, h := range r.Headers {
+			if textproto.CanonicalMIMEHeaderKey(h.Name) == "Authorization" {
+				return wrong(option, "the header Authorization holds the client's credentials already (client_secret_basic)")
+			}
+		}
+	}
+	return nil
+}
+
+// check returns the encoding that results.
+func (r *TokenRequest) check(option string, token *TokenRequest) (string, *mistake) {
+	if r.Method != "" && r.Method != "GET" && r.Method != "POST" {
+		return "", wrong(option, "unknown method %q; there are GET and POST", r.Method)
+	}
+	if !slices.Contains([]string{"", "form", "query", "json"}, r.Encoding) {
+		return "", wrong(option, "unknown encoding %q; there are form, query and json", r.Encoding)
+	}
+	if r.Method == "GET" && r.Encoding != "" && r.Encoding != "query" {
+		return "", wrong(option, "a GET has no body, so it goes with query, not with %s", r.Encoding)
+	}
+	for _, h := range r.Headers {
+		if m := checkRequestHeader(option, h); m != nil {
+			return "", m
+		}
+	}
+	inherited := r.request().Inherit(token.request())
+	return inherited.Encoding, checkParams(option, r.Params, inherited.Encoding)
+}
+
+func checkRequestHeader(option string, h RequestHeader) *mistake {
+	if !httpguts.ValidHeaderFieldName(h.Name) {
+		return wrong(option, "%q is not the name of a header field", h.Name)
+	}
+	if isFraming(h.Name) && textproto.CanonicalMIMEHeaderKey(h.Name) != "Host" {
+		return wrong(option, "the header %s belongs to the connection and cannot be set", h.Name)
+	}
+	if !httpguts.ValidHeaderFieldValue(h.Value) {
+		return wrong(option, "the value of the header %s holds control characters", h.Name)
+	}
+	return nil
+}
+
+func checkParams(option string, list []Param, encoding string) *mistake {
+	seen := map[string]bool{}
+	for _, p := range list {
+		switch {
+		case p.Name == "":
+			return wrong(option, "a parameter has no name")
+		case p.JSON != nil && p.Value != "", p.Omit && (p.JSON != nil || p.Value != ""):
+			return wrong(option, "%s has more than one of value, json and omit", p.Name)
+		case p.JSON != nil && encoding != "json":
+			return wrong(option, "%s has a JSON value, which goes with the encoding json alone (token_request json)", p.Name)
+		case p.JSON != nil && !json.Valid(p.JSON):
+			return wrong(option, "the value of %s is not JSON", p.Name)
+		case seen[p.Name] && (encoding == "json" || p.Omit):
+			return wrong(option, "%s stands here twice", p.Name)
+		}
+		seen[p.Name] = true
+	}
+	return nil
+}
+
+func (r *TokenRequest) places(name string) bool {
+	request := r.request()
+	return request.Places(name)
+}
+
+func (s *Source) checkResponse() *mistake {
+	r := s.TokenResponse
+	if r == nil {
+		return nil
+	}
+	for _, f := range []struct{ name, path string }{
+		{"access_token", r.AccessToken}, {"refresh_token", r.RefreshToken},
+		{"expires_in", r.ExpiresIn}, {"expires_at", r.ExpiresAt}, {"error", r.Error},
+	} {
+		if f.path != "" && !responsePath.MatchString(f.path) {
+			return wrong("token_response", "%s: %q is not a path such as data.token", f.name, f.path)
+		}
+	}
+	if _, ok := expiresInUnits[r.ExpiresInUnit]; !ok {
+		return wrong("token_response", "expires_in: unknown unit %q; there are s, ms, m and h", r.ExpiresInUnit)
+	}
+	if !slices.Contains([]string{"", "unix", "unix_ms", "rfc3339"}, r.ExpiresAtFormat) {
+		return wrong("token_response", "expires_at: unknown format %q; there are unix, unix_ms and rfc3339", r.ExpiresAtFormat)
+	}
+	return nil
+}
+
+func (s *Source) checkTimes() *mistake {
+	switch {
+	case s.DefaultLifetime < 0:
+		return wrong("default_lifetime", "this must be more than 0")
+	case s.Timeout < 0:
+		return wrong("timeout", "this must be more than 0")
+	case s.RefreshAt != 0 && !(s.RefreshAt >= 1 && s.RefreshAt <= 99):
+		return wrong("refresh_at", "this is a percentage of the lifetime from 1%% to 99%%")
+	}
+	return nil
+}

@@ -1,0 +1,51 @@
+// Package injecttoken is a Caddy module that obtains OAuth 2.0 tokens for
+// third-party APIs, keeps them fresh, and puts them on the requests that Caddy
+// proxies there, so that the callers never handle credentials.
+//
+// The app token_sources (app.go, source.go) holds what a user configures: one
+// token source for each grant at a provider. Package tokensource obtains a
+// token for it, package refresher keeps that token fresh, and pool.go lets the
+// refresher of an unchanged source live through a reload.
+//
+// The transport http.reverse_proxy.transport.inject_token (transport.go,
+// injection.go, unavailable.go) puts the token on a copy of the request that
+// nothing but the upstream ever sees. The directive inject_token is its
+// shortcut (caddyfile.go); the global option token_sources is read in
+// caddyfile_sources.go.
+package injecttoken
+
+import (
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+func init() {
+	caddy.RegisterModule(App{})
+	caddy.RegisterModule(Transport{})
+	httpcaddyfile.RegisterGlobalOption("token_sources", parseTokenSources)
+	httpcaddyfile.RegisterHandlerDirective("inject_token", parseInjectToken)
+	httpcaddyfile.RegisterDirectiveOrder("inject_token", httpcaddyfile.Before, "reverse_proxy")
+}
+
+// Interface guards. What the embedded HTTPTransport implements for
+// reverse_proxy, Transport does as well.
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+
+	_ caddy.Provisioner     = (*Transport)(nil)
+	_ caddy.CleanerUpper    = (*Transport)(nil)
+	_ caddyfile.Unmarshaler = (*Transport)(nil)
+	_ http.RoundTripper     = (*Transport)(nil)
+
+	_ reverseproxy.TLSTransport                        = (*Transport)(nil)
+	_ reverseproxy.H2CTransport                        = (*Transport)(nil)
+	_ reverseproxy.ProxyProtocolTransport              = (*Transport)(nil)
+	_ reverseproxy.HealthCheckSchemeOverriderTransport = (*Transport)(nil)
+	_ reverseproxy.RequestHeaderOpsTransport           = (*Transport)(nil)
+)

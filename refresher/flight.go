@@ -1,0 +1,213 @@
+package refresher
+
+import (
+	"context"
+	"runtime/debug"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddytoken/inject-token/tokensource"
+)
+
+// flight is the one token request that may be under way. Everybody who needs
+// its outcome waits for done. Where no environment is attached yet, it waits
+// for one itself.
+type flight struct {
+	launched bool               // guarded by Refresher.mu
+	done     chan struct{}      // closed when it has ended
+	token    *tokensource.Token // written before done is closed
+}
+
+// fly returns the flight under way, or begins one. The caller holds mu.
+func (r *Refresher) fly() *flight {
+	if r.flight == nil {
+		r.stopTimer()
+		r.flight = &flight{done: make(chan struct{})}
+		r.launch()
+	}
+	return r.flight
+}
+
+// launch sends the flight on its way, if there is an environment to do it
+// with. The caller holds mu.
+func (r *Refresher) launch() {
+	e := r.environment()
+	if e == nil || r.flight.launched || r.ended {
+		return
+	}
+	r.flight.launched = true
+	go r.run(r.flight, e, r.previous)
+}
+
+// run is the flight's goroutine.
+func (r *Refresher) run(f *flight, e *Environment, previous *tokensource.Token) {
+	ctx, cancel := context.WithTimeout(r.base, r.options.Timeout)
+	defer cancel()
+	started := r.now()
+	token, err := r.renew(ctx, e, previous)
+
+	r.mu.Lock()
+	r.flight = nil
+	if err == nil {
+		f.token = token
+		r.landed(token, r.now().Sub(started))
+	} else {
+		r.failed(cause(err))
+	}
+	report := r.report(token, err, previous == nil)
+	r.mu.Unlock()
+	close(f.done)
+	report(e.Log)
+}
+
+// renew obtains one token. It is the seam for persistence: whatever is to
+// happen around a token request, such as adopting what another node obtained
+// or storing a rotated refresh token before it is used, happens here.
+func (r *Refresher) renew(ctx context.Context, e *Environment, previous *tokensource.Token) (token *tokensource.Token, err error) {
+	defer func() {
+		if recover() != nil { // its value may hold a secret
+			e.Log.Error("panic in a token request", zap.ByteString("stack", debug.Stack()))
+			token, err = nil, &tokensource.Error{Reason: "panic in a token request; the log has its stack"}
+		}
+	}()
+	return e.Source.Obtain(ctx, previous)
+}
+
+// landed makes a token the current one. The caller holds mu.
+func (r *Refresher) landed(token *tokensource.Token, took time.Duration) {
+	r.current.Store(token)
+	r.previous = token
+	r.suspect = false
+	r.failures, r.failure = 0, nil
+	if token.Lifetime > 0 {
+		r.schedule(token.Issued.Add(renewAfter(token.Lifetime, r.options.RefreshAt, took, random())))
+	}
+}
+
+// failed keeps the current token, unless the upstream refused it and no other
+// will come. The caller holds mu.
+func (r *Refresher) failed(err *tokensource.Error) {
+	r.failure = err
+	r.failures++
+	if err.Permanent {
+		r.looked = r.now()
+		if r.suspect {
+			r.current.Store(nil)
+		}
+		return
+	}
+	var lifetime time.Duration
+	if r.previous != nil {
+		lifetime = r.previous.Lifetime
+	}
+	r.retryAt = r.now().Add(retryAfter(r.failures, err.RetryAfter, lifetime, random()))
+	r.schedule(r.retryAt)
+}
+
+// schedule sets the timer. The caller holds mu.
+func (r *Refresher) schedule(due time.Time) {
+	if r.ended {
+		return
+	}
+	r.stopTimer()
+	r.due = due
+	r.timer = time.AfterFunc(min(max(0, untilEither(due, r.now())), maxSleep), r.tick)
+}
+
+func (r *Refresher) stopTimer() {
+	if r.timer != nil {
+		r.timer.Stop()
+		r.timer = nil
+	}
+	r.due = time.Time{}
+}
+
+// tick does what is due. A timer that fires after it was stopped finds nothing
+// due.
+func (r *Refresher) tick() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.ended || r.flight != nil || r.due.IsZero():
+	case untilEither(r.due, r.now()) > 0:
+		r.schedule(r.due)
+	default:
+		r.fly()
+	}
+}
+
+// lookForChange begins a look for changed secrets, where the source waits for
+// nothing else and the last look is long ago; those who ask meanwhile wait for
+// it, since it asks no provider. It returns nil where there is nothing to wait
+// for. The caller holds mu.
+func (r *Refresher) lookForChange() chan struct{} {
+	if r.look != nil {
+		return r.look
+	}
+	if r.flight != nil || r.failure == nil || !r.failure.Permanent || r.failure.Changed == nil {
+		return nil
+	}
+	if r.now().Sub(r.looked) < lookEvery {
+		return nil
+	}
+	r.looked = r.now()
+	r.look = make(chan struct{})
+	go r.lookNow(r.failure)
+	return r.look
+}
+
+func (r *Refresher) lookNow(failure *tokensource.Error) {
+	changed := func() (changed bool) {
+		defer func() { _ = recover() }() // as in renew
+		return failure.Changed()
+	}()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.look)
+	r.look = nil
+	if changed && r.failure == failure && !r.ended {
+		r.failures, r.failure = 0, nil
+		r.fly()
+	}
+}
+
+// report returns what is to be logged of a flight, once mu is not held any
+// more. One line a flight: while a provider is down there is one at most each
+// second, and soon one each minute.
+func (r *Refresher) report(token *tokensource.Token, err error, first bool) func(*zap.Logger) {
+	if err == nil {
+		message := "token renewed"
+		if first {
+			message = "token obtained"
+		}
+		return func(log *zap.Logger) {
+			if token.Lifetime == 0 {
+				log.Info(message, zap.String("lifetime", "not known"))
+				return
+			}
+			log.Info(message, zap.Duration("lifetime", token.Lifetime), zap.Time("expires", token.Expiry()))
+		}
+	}
+	e := r.failure
+	fields := []zap.Field{zap.String("reason", e.Error()), zap.Int("failures", r.failures)}
+	if e.Code != "" {
+		fields = append(fields, zap.String("code", e.Code))
+	}
+	if e.StatusCode != 0 {
+		fields = append(fields, zap.Int("status", e.StatusCode))
+	}
+	if e.Permanent {
+		fields = append(fields, zap.String("next", "not tried again until a secret or the configuration changes"))
+	} else {
+		fields = append(fields, zap.Time("next", r.retryAt))
+	}
+	current := r.Current()
+	if current == nil {
+		return func(log *zap.Logger) { log.Error("no token", fields...) }
+	}
+	if current.Lifetime > 0 {
+		fields = append(fields, zap.Time("expires", current.Expiry()))
+	}
+	return func(log *zap.Logger) { log.Warn("token not renewed, the present one is served", fields...) }
+}

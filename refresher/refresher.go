@@ -1,0 +1,277 @@
+// Package refresher keeps one token fresh.
+//
+// A [Refresher] asks its [Source] for a token before one is needed, renews it
+// as a share of its lifetime, makes one token request however many callers
+// wait, leaves a failing provider alone for longer and longer, and serves a
+// valid token to its last second meanwhile.
+//
+// refresher.go is what callers see, flight.go the one token request that may
+// be under way, schedule.go the arithmetic of time, and refusal.go what
+// happens when an upstream does not take a token.
+package refresher
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddytoken/inject-token/tokensource"
+)
+
+// Source obtains a token. Previous is the newest token that was obtained, or
+// nil; its refresh token may be used. The context bounds the request. Errors
+// are a *tokensource.Error.
+type Source interface {
+	Obtain(ctx context.Context, previous *tokensource.Token) (*tokensource.Token, error)
+}
+
+// Environment is what a refresher works with. It belongs to one configuration,
+// whereas the refresher outlives it.
+type Environment struct {
+	Source Source
+	Log    *zap.Logger
+}
+
+// Options of a refresher. They are part of its identity: another value makes
+// another refresher.
+type Options struct {
+	// RefreshAt is the share of its lifetime after which a token is renewed;
+	// 0: DefaultRefreshAt.
+	RefreshAt float64
+
+	// Timeout bounds one token request; 0: DefaultTimeout.
+	Timeout time.Duration
+}
+
+// Defaults of Options.
+const (
+	DefaultRefreshAt = 0.8
+	DefaultTimeout   = 10 * time.Second
+)
+
+// lookEvery is how often a source whose credentials were rejected is looked at
+// for changed ones: a little less than ten seconds, so that a corrected file
+// serves requests within ten.
+const lookEvery = 9 * time.Second
+
+// Refresher keeps the token of one source fresh. All methods are safe for
+// concurrent use.
+//
+// It owns one timer and at most two goroutines: the flight, which ends with
+// its token request, and a look for changed secrets. Close waits for the
+// flight.
+type Refresher struct {
+	options Options
+	base    context.Context // of token requests; ends with Close
+	end     context.CancelFunc
+	now     func() time.Time
+
+	// current is what callers get; the only thing that the hot path reads.
+	current atomic.Pointer[tokensource.Token]
+
+	mu           sync.Mutex // guards everything below
+	environments []*Environment
+	previous     *tokensource.Token // the newest ever, also where it is not current
+	flight       *flight            // nil: none under way
+	timer        *time.Timer
+	due          time.Time // when the timer's work is; zero: nothing to do
+	failures     int       // in a row
+	failure      *tokensource.Error
+	retryAt      time.Time // no token request before; only with a failure
+	look         chan struct{}
+	looked       time.Time
+	refusals     refusals
+	suspect      bool // the upstream refused current
+	ended        bool
+}
+
+// New returns a refresher that does nothing until it is attached to an
+// environment.
+func New(options Options) *Refresher {
+	if options.RefreshAt == 0 {
+		options.RefreshAt = DefaultRefreshAt
+	}
+	if options.Timeout == 0 {
+		options.Timeout = DefaultTimeout
+	}
+	base, end := context.WithCancel(context.Background())
+	return &Refresher{options: options, base: base, end: end, now: time.Now}
+}
+
+// Attach gives the refresher an environment; it uses the newest one attached.
+// With the first one it obtains a token in the background. The returned
+// function takes the environment back, once.
+func (r *Refresher) Attach(e *Environment) (detach func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.environments = append(r.environments, e)
+	switch {
+	case r.flight != nil:
+		r.launch()
+	case r.current.Load() == nil && r.failure == nil:
+		r.fly()
+	}
+	return sync.OnceFunc(func() { r.detach(e) })
+}
+
+func (r *Refresher) detach(e *Environment) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, attached := range r.environments {
+		if attached == e {
+			r.environments = append(r.environments[:i:i], r.environments[i+1:]...)
+			return
+		}
+	}
+}
+
+// environment returns the newest one attached, or nil. The caller holds mu.
+func (r *Refresher) environment() *Environment {
+	if len(r.environments) == 0 {
+		return nil
+	}
+	return r.environments[len(r.environments)-1]
+}
+
+// Token returns a valid token. Where there is one it returns at once; else it
+// waits for one until the context ends. The error is an *Unavailable.
+func (r *Refresher) Token(ctx context.Context) (*tokensource.Token, error) {
+	if t := r.Current(); t != nil {
+		return t, nil
+	}
+	return r.wait(ctx)
+}
+
+// Current returns the token if there is a valid one, else nil. It costs one
+// atomic load and a look at the clock.
+func (r *Refresher) Current() *tokensource.Token {
+	if t := r.current.Load(); t != nil && alive(t, r.now()) {
+		return t
+	}
+	return nil
+}
+
+// wait is the way of those who find no valid token.
+func (r *Refresher) wait(ctx context.Context) (*tokensource.Token, error) {
+	for {
+		r.mu.Lock()
+		if t := r.Current(); t != nil {
+			r.mu.Unlock()
+			return t, nil
+		}
+		if r.ended {
+			r.mu.Unlock()
+			return nil, &Unavailable{Cause: errEnded}
+		}
+		look := r.lookForChange()
+		if refused := r.backingOff(); refused != nil && look == nil {
+			r.mu.Unlock()
+			return nil, refused
+		}
+		var f *flight
+		done := look
+		if look == nil {
+			f = r.fly()
+			done = f.done
+		}
+		r.mu.Unlock()
+
+		select {
+		case <-done:
+			if f != nil && f.token != nil {
+				return f.token, nil
+			}
+		case <-ctx.Done():
+			return nil, &Unavailable{Waited: true}
+		}
+	}
+}
+
+// backingOff returns why no token request is made now, or nil. The caller
+// holds mu.
+func (r *Refresher) backingOff() *Unavailable {
+	if r.failure == nil || r.flight != nil {
+		return nil
+	}
+	if r.failure.Permanent {
+		return &Unavailable{Cause: r.failure, Permanent: true}
+	}
+	if wait := r.retryAt.Sub(r.now()); wait > 0 {
+		return &Unavailable{Cause: r.failure, RetryAfter: wait}
+	}
+	return nil
+}
+
+// Close ends the refresher. A token request that is under way is waited for,
+// up to grace, since its answer may hold a rotated refresh token.
+func (r *Refresher) Close(grace time.Duration) {
+	r.mu.Lock()
+	r.ended = true
+	r.stopTimer()
+	f := r.flight
+	if f != nil && !f.launched {
+		r.flight = nil
+		close(f.done)
+		f = nil
+	}
+	r.mu.Unlock()
+	if f != nil {
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		select {
+		case <-f.done:
+		case <-timer.C:
+		}
+	}
+	r.end()
+}
+
+var errEnded = &tokensource.Error{Reason: "the token source has been removed from the configuration"}
+
+// Unavailable says why there is no token.
+type Unavailable struct {
+	// Cause is what the last token request came to; nil where none has ended.
+	Cause *tokensource.Error
+
+	// Permanent is true where nothing will be tried until an operator has
+	// changed something.
+	Permanent bool
+
+	// RetryAfter is how long no token request will be made; 0: not known.
+	RetryAfter time.Duration
+
+	// Waited is true where the caller's own time ran out first.
+	Waited bool
+}
+
+func (u *Unavailable) Error() string {
+	switch {
+	case u.Cause != nil:
+		return "no token: " + u.Cause.Error()
+	case u.Waited:
+		return "no token: the provider did not answer in time"
+	}
+	return "no token"
+}
+
+// Unwrap returns the Cause.
+func (u *Unavailable) Unwrap() error {
+	if u.Cause == nil {
+		return nil
+	}
+	return u.Cause
+}
+
+// cause returns err as what it should be; anything else is told without its
+// text, which might hold a secret.
+func cause(err error) *tokensource.Error {
+	var e *tokensource.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &tokensource.Error{Reason: "the token request failed inside"}
+}

@@ -1,0 +1,244 @@
+package injecttoken
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddytoken/inject-token/tokensource"
+)
+
+// Source is a token source: one grant at one provider, for one upstream or a
+// few.
+//
+// Texts may hold the placeholders `{env.*}`, `{file.*}`, `{system.*}` and
+// `{time.*}`, which are resolved at each token request. Secrets should be
+// such a placeholder: what is written out is seen by all who can read the
+// configuration.
+type Source struct {
+	// How a token is obtained: `client_credentials`, `password`,
+	// `refresh_token`, or `custom` for a login that is not OAuth, which sends
+	// nothing but the parameters given here. Required.
+	Grant string `json:"grant,omitempty"`
+
+	// The provider's token endpoint. Required; https, or http on loopback.
+	TokenURL string `json:"token_url,omitempty"`
+
+	// The client's identifier.
+	ClientID string `json:"client_id,omitempty"`
+
+	// The client's secret.
+	ClientSecret string `json:"client_secret,omitempty"`
+
+	// How the client proves itself: `client_secret_basic` (the default with a
+	// secret), `client_secret_post`, `client_secret_query`, or `none` (the
+	// default without one).
+	ClientAuth string `json:"client_auth,omitempty"`
+
+	// Leaves out the form-encoding of Basic credentials that RFC 6749 asks for,
+	// for providers that do not decode it.
+	ClientAuthRaw bool `json:"client_auth_raw,omitempty"`
+
+	// The user's name, of the password grant.
+	Username string `json:"username,omitempty"`
+
+	// The user's password, of the password grant.
+	Password string `json:"password,omitempty"`
+
+	// The first refresh token, of the refresh_token grant.
+	RefreshToken string `json:"refresh_token,omitempty"`
+
+	// What is asked for.
+	Scopes []string `json:"scopes,omitempty"`
+
+	// What stands between scopes. Default: a space.
+	ScopeSeparator string `json:"scope_separator,omitempty"`
+
+	// Parameters of every token request.
+	Params []Param `json:"params,omitempty"`
+
+	// How the token request deviates from a POST of a form.
+	TokenRequest *TokenRequest `json:"token_request,omitempty"`
+
+	// How a refresh deviates. What is not said here is as in token_request,
+	// except for parameters.
+	RefreshRequest *TokenRequest `json:"refresh_request,omitempty"`
+
+	// Where the answer deviates from RFC 6749's.
+	TokenResponse *TokenResponse `json:"token_response,omitempty"`
+
+	// The lifetime of a token whose answer says none. Default: such a token is
+	// used until the upstream refuses it.
+	DefaultLifetime caddy.Duration `json:"default_lifetime,omitempty"`
+
+	// The percentage of its lifetime after which a token is renewed: from 1 to
+	// 99. Default: 80.
+	RefreshAt float64 `json:"refresh_at,omitempty"`
+
+	// How long one token request may take. Default: 10s.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// Allows a plain-http URL that is not on loopback.
+	InsecureHTTP bool `json:"insecure_http,omitempty"`
+
+	// Caddy's own HTTP transport, to the token endpoint.
+	Transport *reverseproxy.HTTPTransport `json:"transport,omitempty"`
+}
+
+// Param is a parameter of a token request. Of a standard name it replaces the
+// standard value.
+type Param struct {
+	Name string `json:"name"`
+
+	// Its value, where that is a text.
+	Value string `json:"value,omitempty"`
+
+	// Its value, where that is not a text: for the encoding `json` alone.
+	JSON json.RawMessage `json:"json,omitempty"`
+
+	// Leaves a standard parameter out.
+	Omit bool `json:"omit,omitempty"`
+}
+
+// TokenRequest says how a token request looks.
+type TokenRequest struct {
+	// Where it goes, of a refresh_request. Default: the token_url.
+	URL string `json:"url,omitempty"`
+
+	// `GET` or `POST`. Default: `POST`.
+	Method string `json:"method,omitempty"`
+
+	// Where the parameters go: `form`, `query` or `json`. Default: `form`, of a
+	// GET `query`.
+	Encoding string `json:"encoding,omitempty"`
+
+	// Further header fields.
+	Headers []RequestHeader `json:"headers,omitempty"`
+
+	// Parameters of this request alone.
+	Params []Param `json:"params,omitempty"`
+}
+
+// RequestHeader is a header field of a token request.
+type RequestHeader struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// TokenResponse says where the fields of an answer are, as dotted paths into
+// its JSON.
+type TokenResponse struct {
+	AccessToken  string `json:"access_token,omitempty"`
+	RefreshToken string `json:"refresh_token,omitempty"`
+	ExpiresIn    string `json:"expires_in,omitempty"`
+
+	// The unit of expires_in: `s` (the default), `ms`, `m` or `h`.
+	ExpiresInUnit string `json:"expires_in_unit,omitempty"`
+
+	ExpiresAt string `json:"expires_at,omitempty"`
+
+	// The format of expires_at: `unix`, `unix_ms` or `rfc3339`. Default:
+	// whatever it looks like.
+	ExpiresAtFormat string `json:"expires_at_format,omitempty"`
+
+	// An answer with this field, and another value than those of error_ok, is
+	// an error also where its status is 200.
+	Error   string   `json:"error,omitempty"`
+	ErrorOK []string `json:"error_ok,omitempty"`
+}
+
+// expiresInUnits are the units that expires_in may have.
+var expiresInUnits = map[string]time.Duration{
+	"":   time.Second,
+	"s":  time.Second,
+	"ms": time.Millisecond,
+	"m":  time.Minute,
+	"h":  time.Hour,
+}
+
+const userAgent = "caddy-inject-token"
+
+// obtainer returns what obtains a token of this source, over a transport.
+func (s *Source) obtainer(transport http.RoundTripper) (*tokensource.Source, error) {
+	c := tokensource.Config{
+		Grant:           s.Grant,
+		TokenURL:        s.TokenURL,
+		ClientID:        s.ClientID,
+		ClientSecret:    s.ClientSecret,
+		ClientAuth:      s.ClientAuth,
+		RawBasic:        s.ClientAuthRaw,
+		Username:        s.Username,
+		Password:        s.Password,
+		RefreshToken:    s.RefreshToken,
+		Scopes:          s.Scopes,
+		ScopeSeparator:  s.ScopeSeparator,
+		Params:          params(s.Params),
+		DefaultLifetime: time.Duration(s.DefaultLifetime),
+		InsecureHTTP:    s.InsecureHTTP,
+		Transport:       transport,
+		Lookup:          lookup,
+		UserAgent:       userAgent,
+	}
+	if s.TokenRequest != nil {
+		c.TokenRequest = s.TokenRequest.request()
+	}
+	if s.RefreshRequest != nil {
+		refresh := s.RefreshRequest.request()
+		c.RefreshRequest = &refresh
+	}
+	if r := s.TokenResponse; r != nil {
+		c.Response = tokensource.Response{
+			AccessToken:     r.AccessToken,
+			RefreshToken:    r.RefreshToken,
+			ExpiresIn:       r.ExpiresIn,
+			ExpiresInUnit:   expiresInUnits[r.ExpiresInUnit],
+			ExpiresAt:       r.ExpiresAt,
+			ExpiresAtFormat: r.ExpiresAtFormat,
+			Error:           r.Error,
+			ErrorOK:         r.ErrorOK,
+		}
+	}
+	return tokensource.New(c)
+}
+
+func (r *TokenRequest) request() tokensource.Request {
+	out := tokensource.Request{
+		URL:      r.URL,
+		Method:   r.Method,
+		Encoding: r.Encoding,
+		Params:   params(r.Params),
+	}
+	for _, h := range r.Headers {
+		out.Header = append(out.Header, tokensource.Header(h))
+	}
+	return out
+}
+
+func params(list []Param) []tokensource.Param {
+	var out []tokensource.Param
+	for _, p := range list {
+		out = append(out, tokensource.Param(p))
+	}
+	return out
+}
+
+// secrets returns the options of the source that should be placeholders.
+func (s *Source) secrets() map[string]string {
+	return map[string]string{
+		"client_secret": s.ClientSecret,
+		"password":      s.Password,
+		"refresh_token": s.RefreshToken,
+	}
+}
+
+// tokenEndpoint returns the host of the token URL, for logs.
+func (s *Source) tokenEndpoint() string {
+	_, rest, _ := strings.Cut(s.TokenURL, "://")
+	host, _, _ := strings.Cut(rest, "/")
+	host, _, _ = strings.Cut(host, "?")
+	return host
+}

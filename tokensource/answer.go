@@ -1,0 +1,664 @@
+package tokensource
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"math"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// maxAnswer is far more than any token needs (the largest known, with
+	// hundreds of groups in it, are of 64 KiB).
+	maxAnswer = 1 << 20
+
+	// maxLifetime is where a lifetime is rather a mistake in its unit.
+	maxLifetime = 10 * 365 * 24 * time.Hour
+
+	// maxRetryAfter keeps a provider's slip from silencing a source for good.
+	maxRetryAfter = 24 * time.Hour
+
+	// maxCode is where an error code is rather a sentence.
+	maxCode = 100
+)
+
+// Response says where a token endpoint's answer is not RFC 6749's. The zero
+// value reads any answer described there, and the usual deviations.
+//
+// A path is dotted, "data.token" or "items.0.token", and written exactly as
+// the answer has it; a name that holds dots itself is found too. Without a
+// path the standard name is looked for, at the top level, in any case and in
+// camelCase.
+type Response struct {
+	// AccessToken is the path of the access token. "." says that the answer
+	// is nothing but the token, as bare text or as a JSON string.
+	AccessToken string
+
+	// RefreshToken is the path of the refresh token.
+	RefreshToken string
+
+	// ExpiresIn is the path of the lifetime, counted in ExpiresInUnit.
+	// The default of that is time.Second.
+	ExpiresIn     string
+	ExpiresInUnit time.Duration
+
+	// ExpiresAt is the path of the time at which the token ends. Its format is
+	// "unix", "unix_ms" or "rfc3339"; where empty, whatever it looks like.
+	ExpiresAt       string
+	ExpiresAtFormat string
+
+	// Error is a path: a 2xx answer with this field is an error, unless its
+	// value is null, empty or one of ErrorOK.
+	Error   string
+	ErrorOK []string
+}
+
+// answer is what one answer of a token endpoint says, after all lenience.
+type answer struct {
+	// accessToken is never empty and holds no control bytes.
+	accessToken string
+
+	// refreshToken is empty where there is none.
+	refreshToken string
+
+	// lifetime is 0 where the answer does not say, or nothing believable.
+	lifetime time.Duration
+}
+
+// read returns what resp says: a token or an error, never both. It does not
+// close the body, and does not look at the Content-Type: too many providers
+// send JSON as text/html and forms as text/plain.
+//
+// The texts of the error are the provider's own, of any length and with
+// whatever they echo; they must pass through [scrubber.error].
+func (f *Response) read(resp *http.Response, now time.Time) (*answer, *Error) {
+	// An absolute time was made from the provider's clock. Measured by the
+	// same clock, the skew between the two machines cancels out.
+	clock := now
+	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		clock = date
+	}
+
+	got, failure := f.interpret(resp, clock)
+	if failure != nil {
+		failure.StatusCode = resp.StatusCode
+		failure.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), clock)
+		return nil, failure
+	}
+	return got, nil
+}
+
+func (f *Response) interpret(resp *http.Response, clock time.Time) (*answer, *Error) {
+	if resp.StatusCode/100 == 3 {
+		return nil, &Error{Reason: redirect(resp.Header.Get("Location"))}
+	}
+	body, reason := readBody(resp.Body)
+	if reason != "" {
+		return nil, &Error{Reason: reason}
+	}
+	// Only a success is a bare token; an error is an error in the usual forms.
+	bare := f.AccessToken == "." && isSuccess(resp.StatusCode)
+	doc, reason := parse(body, bare)
+	if reason != "" {
+		return nil, &Error{Reason: reason}
+	}
+	if failure := f.refusal(doc, resp.StatusCode); failure != nil {
+		return nil, failure
+	}
+	token, reason := f.accessToken(doc)
+	if reason != "" {
+		return nil, &Error{Reason: reason}
+	}
+	return &answer{
+		accessToken:  token,
+		refreshToken: text(doc.value(f.RefreshToken, "refresh_token")),
+		lifetime:     f.lifetime(doc, token, clock),
+	}, nil
+}
+
+func isSuccess(status int) bool { return status/100 == 2 }
+
+func readBody(r io.Reader) (body []byte, reason string) {
+	body, err := io.ReadAll(io.LimitReader(r, maxAnswer+1))
+	switch {
+	case len(body) > maxAnswer:
+		return nil, "the answer is larger than 1 MiB"
+	case err != nil:
+		return nil, "the answer did not come to its end"
+	}
+	return body, ""
+}
+
+// redirect names the host alone: the rest of a Location may hold a secret,
+// where the provider appends the query it was called with.
+func redirect(location string) string {
+	const advice = ", which is not followed; write the final URL as token_url"
+	target, err := url.Parse(location)
+	switch {
+	case err != nil || location == "" || target.Host == "" && target.Scheme != "":
+		return "a redirect without a usable Location"
+	case target.Host == "":
+		return "a redirect to another place on the same host" + advice
+	}
+	return "a redirect to " + target.Host + advice
+}
+
+// retryAfter reads a Retry-After field (RFC 9110, section 10.2.3).
+func retryAfter(field string, clock time.Time) time.Duration {
+	if n, ok := number(field); ok {
+		return time.Duration(min(max(n, 0), maxRetryAfter.Seconds()) * float64(time.Second))
+	}
+	if at, err := http.ParseTime(field); err == nil {
+		return min(max(at.Sub(clock), 0), maxRetryAfter)
+	}
+	return 0
+}
+
+// accessToken returns the token, or why there is none.
+func (f *Response) accessToken(doc *document) (token, reason string) {
+	name := cmp.Or(f.AccessToken, "access_token")
+	if name == "." {
+		name = "token"
+	}
+	switch value := doc.value(f.AccessToken, "access_token").(type) {
+	case nil:
+		return "", "the answer holds no " + name
+	case string, json.Number:
+		token = text(value)
+	default:
+		return "", "the answer's " + name + " is not a string"
+	}
+	switch {
+	case strings.TrimSpace(token) == "":
+		return "", "the answer's " + name + " is empty"
+	case strings.ContainsFunc(token, func(r rune) bool { return r < 0x20 || r == 0x7f }):
+		return "", "the answer's " + name + " holds control characters"
+	}
+	return token, ""
+}
+
+// refusal returns the error that the answer reports, nil where it is a
+// success. Where a configured field and the standard one both report one, the
+// configured one is what the user wants to read, unless the other says that
+// trying again is useless: that must not be missed.
+func (f *Response) refusal(doc *document, status int) *Error {
+	var own *Error
+	if isSuccess(status) && f.Error != "" {
+		own = f.ownRefusal(doc, status)
+	}
+	standard := f.standardRefusal(doc, status)
+	if own == nil || standard != nil && standard.Permanent && f.Error != "error" {
+		return standard
+	}
+	return own
+}
+
+func (f *Response) ownRefusal(doc *document, status int) *Error {
+	value := first(doc.value(f.Error, ""))
+	if isEmpty(value) || f.isOK(value) {
+		return nil
+	}
+	failure := doc.explain(value, isOwnCode, status)
+	if said, ok := value.(bool); ok && failure.Code == "" && failure.Description == "" {
+		failure.Code, failure.Reason = text(said), ""
+	}
+	return failure
+}
+
+func (f *Response) standardRefusal(doc *document, status int) *Error {
+	value := first(doc.top.get("error"))
+	switch {
+	case reportsError(value) && !(isSuccess(status) && f.isOK(value)):
+		return doc.explain(value, isCode, status)
+	case !isSuccess(status):
+		return doc.explain(nil, isCode, status)
+	}
+	return nil
+}
+
+// isEmpty is true for what stands in a field that has nothing to say, and for
+// a field that is not there.
+func isEmpty(value any) bool {
+	switch value := value.(type) {
+	case nil:
+		return true
+	case string:
+		return value == ""
+	case []any:
+		return len(value) == 0
+	case map[string]any:
+		return len(value) == 0
+	}
+	return false
+}
+
+// isOK does not take an object or a list for the empty value.
+func (f *Response) isOK(value any) bool {
+	switch value.(type) {
+	case string, json.Number, bool:
+		return slices.Contains(f.ErrorOK, text(value))
+	}
+	return false
+}
+
+// reportsError tells an error from the ways to say that there is none.
+func reportsError(value any) bool {
+	switch value := value.(type) {
+	case bool:
+		return value
+	case json.Number:
+		n, ok := number(value.String())
+		return !ok || n != 0
+	case string:
+		value = strings.ToLower(strings.TrimSpace(value))
+		return value != "" && value != "0" && value != "false"
+	}
+	return !isEmpty(value)
+}
+
+// permanent are the codes of RFC 6749, section 5.2. What else a provider calls
+// an error may pass: nobody has promised that it does not.
+var permanent = []string{
+	"invalid_request", "invalid_client", "invalid_grant",
+	"unauthorized_client", "unsupported_grant_type", "invalid_scope",
+}
+
+// explain reads the value of an error field: a code (RFC 6749), true or a
+// number, with the rest beside it, or an object that holds all (Google,
+// Facebook). Of what is not a code, a sentence is made the description.
+func (d *document) explain(value any, isCode func(string) bool, status int) *Error {
+	beside := d.top
+	code := text(value)
+	switch value := value.(type) {
+	case map[string]any:
+		beside = newFields(value)
+		code = beside.code()
+	case bool:
+		code = beside.code()
+	}
+	failure := &Error{
+		Description: cmp.Or(beside.description(), d.top.description()),
+		URI:         cmp.Or(beside.text("error_uri"), d.top.text("error_uri")),
+	}
+	switch code = strings.TrimSpace(code); {
+	case isCode(code):
+		failure.Code = code
+	case code != "":
+		failure.Description = cmp.Or(failure.Description, code)
+	}
+	if code == "" {
+		failure.Reason = "the answer holds no error code"
+	}
+	if lower := strings.ToLower(code); slices.Contains(permanent, lower) {
+		failure.Code = lower
+		failure.Permanent = !isTransient(status)
+	}
+	return failure
+}
+
+// isTransient is true where the status says that the request did not fail for
+// what it said, whatever the code: gateways put invalid_request into a 503.
+func isTransient(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return true
+	}
+	return status >= 500
+}
+
+// isCode accepts somewhat more than RFC 6749's grammar of an error code.
+func isCode(s string) bool {
+	return s != "" && len(s) <= maxCode &&
+		!strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r > 0x7e })
+}
+
+// isOwnCode is stricter, for the user may point at a field that holds either a
+// code or a sentence.
+func isOwnCode(s string) bool {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
+	return isCode(s) && strings.Trim(s, letters) == ""
+}
+
+// lifetime takes the first believable of all that may say when the token
+// ends; first what the user has pointed at.
+func (f *Response) lifetime(doc *document, token string, clock time.Time) time.Duration {
+	unit := cmp.Or(f.ExpiresInUnit, time.Second)
+	var found time.Duration
+	if f.ExpiresIn != "" {
+		found = lasting(doc.value(f.ExpiresIn, ""), unit)
+	}
+	if f.ExpiresAt != "" {
+		found = cmp.Or(found, until(doc.value(f.ExpiresAt, ""), f.ExpiresAtFormat, clock))
+	}
+	if f.ExpiresIn == "" {
+		found = cmp.Or(found, lasting(doc.top.get("expires_in"), unit))
+	}
+	if f.ExpiresAt == "" {
+		// Facebook, GitHub and Strava, Azure.
+		for _, name := range []string{"expires", "expires_at", "expires_on"} {
+			found = cmp.Or(found, until(doc.top.get(name), "", clock))
+		}
+	}
+	return cmp.Or(found, until(jwtExpiry(token), "unix", clock))
+}
+
+// lasting reads a lifetime; PayPal once sent it as a string, others as a
+// float. 0 and less are "unknown" with some providers (Mailchimp: a token that
+// does not end) and a slip with others.
+func lasting(value any, unit time.Duration) time.Duration {
+	n, ok := number(text(value))
+	if !ok || n*float64(unit) > float64(maxLifetime) {
+		return 0
+	}
+	return believable(time.Duration(max(n, 0) * float64(unit)))
+}
+
+// until reads a point in time. What is too small for an epoch of our days is a
+// lifetime (Facebook's expires); what is too large, is in milliseconds.
+func until(value any, format string, clock time.Time) time.Duration {
+	const oldestEpoch, oldestEpochMilli = 1e9, 1e11 // 2001 and 1973
+	n, isNumber := number(text(value))
+	switch {
+	case format == "rfc3339" || format == "" && !isNumber:
+		return believable(parseTime(text(value)).Sub(clock))
+	case !isNumber:
+		return 0
+	case format == "" && n < oldestEpoch:
+		return lasting(value, time.Second)
+	case format == "unix_ms" || format == "" && n >= oldestEpochMilli:
+		n /= 1000
+	}
+	if n > oldestEpochMilli { // beyond what a time.Time holds, at the latest
+		return 0
+	}
+	seconds, fraction := math.Modf(n)
+	return believable(time.Unix(int64(max(seconds, 0)), int64(fraction*1e9)).Sub(clock))
+}
+
+// parseTime returns the zero time, which is past, for anything without a time
+// zone: an hour too long is worse than not to know.
+func parseTime(s string) time.Time {
+	s = strings.TrimSpace(s)
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05Z0700"} {
+		if at, err := time.Parse(layout, s); err == nil {
+			return at
+		}
+	}
+	at, err := http.ParseTime(s) // ASP.NET's .expires
+	if err != nil {
+		return time.Time{}
+	}
+	return at
+}
+
+func believable(d time.Duration) time.Duration {
+	if d <= 0 || d > maxLifetime {
+		return 0
+	}
+	return d
+}
+
+// jwtExpiry returns the exp of a token that is a JWT (RFC 7519), else nil.
+// Nothing is verified: a wrong time here harms only who sent it.
+func jwtExpiry(token string) any {
+	if strings.Count(token, ".") != 2 {
+		return nil
+	}
+	payload := strings.TrimRight(strings.Split(token, ".")[1], "=")
+	claims, err := base64.RawURLEncoding.DecodeString(payload)
+	if err != nil {
+		return nil
+	}
+	root, err := parseJSON(claims)
+	if err != nil {
+		return nil
+	}
+	return lookup(root, "exp")
+}
+
+// document is the body of an answer, in JSON's types. Numbers stay as they
+// were written: a float64 would spoil a token that is one.
+type document struct {
+	root any
+	top  fields // empty where root is no object
+}
+
+// parse reads body, which may be changed, or says why it cannot be read. With
+// bare it is a token and nothing else, unless it is an object all the same.
+func parse(body []byte, bare bool) (doc *document, reason string) {
+	body = bytes.TrimPrefix(bytes.TrimSpace(body), []byte("\xef\xbb\xbf"))
+	body = bytes.TrimSpace(body)
+	switch {
+	case len(body) == 0:
+		return nil, "the answer is empty"
+	case body[0] == '{' || body[0] == '[' || bare && body[0] == '"':
+		return parseObject(body)
+	case body[0] == '<':
+		return nil, markup(body)
+	case bare && bytes.ContainsAny(body, " \t\r\n"):
+		// A sentence in place of the token, with status 200.
+		return nil, "the answer is a text, not a token"
+	case bare:
+		return &document{root: string(body)}, ""
+	case !bytes.Contains(body, []byte("=")):
+		return nil, "the answer is neither JSON nor a form"
+	}
+	return parseForm(string(body)), ""
+}
+
+func markup(body []byte) string {
+	if bytes.HasPrefix(body, []byte("<?xml")) {
+		return "the answer is XML, not JSON"
+	}
+	return "the answer is HTML, not JSON"
+}
+
+func parseObject(body []byte) (doc *document, reason string) {
+	repair(body)
+	root, err := parseJSON(body)
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, "the answer broke off"
+	case err != nil:
+		return nil, "the answer is broken JSON"
+	}
+	top, _ := root.(map[string]any)
+	return &document{root: root, top: newFields(top)}, ""
+}
+
+// parseJSON reads the first value and does not look at what follows: one
+// semicolon behind a good answer is no reason to stand still.
+func parseJSON(data []byte) (value any, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.UseNumber()
+	err = decoder.Decode(&value)
+	return value, err
+}
+
+// parseForm keeps what is well-formed.
+func parseForm(body string) *document {
+	form, _ := url.ParseQuery(body)
+	top := make(map[string]any, len(form))
+	for name := range form {
+		top[name] = form.Get(name)
+	}
+	return &document{root: top, top: newFields(top)}
+}
+
+// repair makes JSON of what is nearly JSON, in place and in one pass, and
+// leaves strings alone: a comma before a closing bracket (a template's loop)
+// becomes a blank, and Python's NaN and Infinity the empty string, which is
+// neither a lifetime nor a token.
+func repair(body []byte) {
+	comma := -1 // where the last byte that matters is one
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; c {
+		case ' ', '\t', '\r', '\n':
+			continue
+		case ',':
+			comma = i
+			continue
+		case '}', ']':
+			if comma >= 0 {
+				body[comma] = ' '
+			}
+		case '"':
+			i = stringEnd(body, i)
+		case 'N', 'I', '-':
+			i += emptyNonNumber(body[i:])
+		}
+		comma = -1
+	}
+}
+
+// stringEnd returns where the string that begins at i has its closing quote.
+func stringEnd(body []byte, i int) int {
+	for i++; i < len(body) && body[i] != '"'; i++ {
+		if body[i] == '\\' {
+			i++
+		}
+	}
+	return i
+}
+
+// emptyNonNumber returns how many bytes follow the first one of what it changed.
+func emptyNonNumber(body []byte) int {
+	for _, name := range []string{"NaN", "Infinity", "-Infinity"} {
+		if bytes.HasPrefix(body, []byte(name)) {
+			copy(body, `""`+strings.Repeat(" ", len(name)-2))
+			return len(name) - 1
+		}
+	}
+	return 0
+}
+
+// value returns what is at path, or without a path the field called name; nil
+// where there is neither.
+func (d *document) value(path, name string) any {
+	switch path {
+	case "":
+		return d.top.get(name)
+	case ".":
+		return d.root
+	}
+	return lookup(d.root, path)
+}
+
+func lookup(value any, path string) any {
+	step, rest, deeper := strings.Cut(path, ".")
+	switch value := value.(type) {
+	case map[string]any:
+		if whole, ok := value[path]; ok {
+			return whole
+		}
+		if deeper {
+			return lookup(value[step], rest)
+		}
+	case []any:
+		i, err := strconv.Atoi(step)
+		if err != nil || i < 0 || i >= len(value) {
+			return nil
+		}
+		if deeper {
+			return lookup(value[i], rest)
+		}
+		return value[i]
+	}
+	return nil
+}
+
+// first takes a list for the first of it.
+func first(value any) any {
+	for {
+		list, ok := value.([]any)
+		if !ok || len(list) == 0 {
+			return value
+		}
+		value = list[0]
+	}
+}
+
+// text returns a string, a number as it was written, or a boolean; of anything
+// else the empty string.
+func text(value any) string {
+	switch value := value.(type) {
+	case string:
+		return value
+	case json.Number:
+		return value.String()
+	case bool:
+		return strconv.FormatBool(value)
+	}
+	return ""
+}
+
+// number accepts what a number looks like in any language that writes one.
+func number(s string) (n float64, ok bool) {
+	n, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
+	return n, err == nil && !math.IsNaN(n) && !math.IsInf(n, 0)
+}
+
+// fields are those of one object, found by name in any case and camelCase.
+type fields struct {
+	values map[string]any
+	folded map[string]string // to the name as it is written
+}
+
+func newFields(values map[string]any) fields {
+	f := fields{values: values, folded: make(map[string]string, len(values))}
+	for name := range values {
+		// The first in the alphabet, so that equal answers are read equally.
+		key := foldName(name)
+		if known, ok := f.folded[key]; !ok || name < known {
+			f.folded[key] = name
+		}
+	}
+	return f
+}
+
+func foldName(name string) string {
+	return strings.ToLower(strings.ReplaceAll(name, "_", ""))
+}
+
+// get returns nil where there is no such field. The exact name wins.
+func (f fields) get(name string) any {
+	if value, ok := f.values[name]; ok {
+		return value
+	}
+	if written, ok := f.folded[foldName(name)]; ok {
+		return f.values[written]
+	}
+	return nil
+}
+
+func (f fields) text(name string) string { return text(f.get(name)) }
+
+func (f fields) description() string {
+	return cmp.Or(f.text("error_description"), f.text("message"), f.text("description"))
+}
+
+// code returns the first that is a name, else the first that is a number:
+// Google has a code of 401 beside a status of "UNAUTHENTICATED".
+func (f fields) code() string {
+	var numeric string
+	for _, name := range []string{"code", "error", "type", "status", "name"} {
+		switch value := f.get(name).(type) {
+		case string:
+			if strings.TrimSpace(value) != "" {
+				return value
+			}
+		case json.Number:
+			numeric = cmp.Or(numeric, value.String())
+		}
+	}
+	return numeric
+}

@@ -1,0 +1,60 @@
+package tokensource
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Error says why there is no token. Its texts hold no secret: what came from
+// the provider has been scrubbed, and URLs and bodies are never part of it.
+type Error struct {
+	// Code is the error code of RFC 6749, section 5.2 (or the provider's
+	// own); empty where the answer had none.
+	Code string
+
+	// Description and URI are error_description and error_uri, scrubbed and
+	// shortened.
+	Description string
+	URI         string
+
+	// StatusCode is the HTTP status of the answer; 0 where none came.
+	StatusCode int
+
+	// Reason is what we can say ourselves, such as "no answer within 10s".
+	Reason string
+
+	// Permanent is true where the same request would be refused again: asking
+	// again could lock an account.
+	Permanent bool
+
+	// RetryAfter is how long the provider wants to be left alone; 0 where it
+	// did not say.
+	RetryAfter time.Duration
+
+	// Changed reports whether what was sent would be different now, because
+	// a secret resolves to another value. It may read files. Nil means never.
+	Changed func() bool
+}
+
+// Error returns one line for an operator.
+func (e *Error) Error() string {
+	var parts []string
+	if e.Reason != "" {
+		parts = append(parts, e.Reason)
+	}
+	if e.StatusCode != 0 {
+		parts = append(parts, fmt.Sprintf("HTTP status %d", e.StatusCode))
+	}
+	if e.Code != "" {
+		parts = append(parts, e.Code)
+	}
+	text := strings.Join(parts, ", ")
+	if e.Description != "" {
+		text += ": " + e.Description
+	}
+	if e.URI != "" {
+		text += " (" + e.URI + ")"
+	}
+	return text
+}

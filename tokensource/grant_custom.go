@@ -1,0 +1,10 @@
+package tokensource
+
+import "net/url"
+
+// custom is a login that is not OAuth: nothing is sent but what the
+// configuration spells out.
+var custom = Grant{
+	Takes:  clientOptions,
+	values: func(*settings) url.Values { return url.Values{} },
+}

@@ -1,0 +1,349 @@
+package tokensource
+
+import (
+	"bytes"
+	"cmp"
+	"html"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+const (
+	redacted = "[redacted]"
+
+	// minSecret is the length below which a secret would rather be found in
+	// words than where it stands.
+	minSecret = 4
+
+	// maxScrubbed bounds the work on one text. What is longer explains
+	// nothing, and is dropped: cut, it could end in half a secret.
+	maxScrubbed = 64 << 10
+
+	// maxDescription is what an operator wants to see of a text, in bytes.
+	maxDescription = 300
+
+	// maxLayers is how many encodings a secret may wear, one over the other:
+	// Basic credentials are base64 of percent-encoding (RFC 6749, section
+	// 2.3.1), and may be quoted from a JSON string.
+	maxLayers = 3
+)
+
+// scrubber takes secrets out of what a provider said. It does not look for the
+// encodings of a secret, of which each has variants and contexts, but decodes
+// the text in every way, and takes out what turns into a secret.
+type scrubber struct {
+	secrets [][]byte // in lower case
+}
+
+// newScrubber returns a scrubber for secrets. Those shorter than 4 bytes are
+// skipped.
+func newScrubber(secrets ...string) *scrubber {
+	s := &scrubber{}
+	for _, secret := range secrets {
+		if len(secret) >= minSecret {
+			s.secrets = append(s.secrets, lower([]byte(secret)))
+		}
+	}
+	return s
+}
+
+// error makes the texts of e fit to be shown: without secrets, on one line, and
+// short. The order matters: a secret that is cut, or of which a line break
+// became a blank, would not be found any more.
+func (s *scrubber) error(e *Error) {
+	e.Code = cut(s.oneLine(e.Code), maxCode)
+	e.Description = shorten(s.oneLine(e.Description))
+	e.URI = shorten(s.oneLine(e.URI))
+	e.Reason = shorten(s.oneLine(e.Reason))
+}
+
+// oneLine also removes what would turn the direction of a terminal's text.
+func (s *scrubber) oneLine(text string) string {
+	if len(text) > maxScrubbed {
+		return ""
+	}
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) {
+			return ' '
+		}
+		return r
+	}, s.scrub(text)))
+}
+
+func shorten(text string) string {
+	const more = "…"
+	if len(text) <= maxDescription {
+		return text
+	}
+	return cut(text, maxDescription-len(more)) + more
+}
+
+// cut does not cut through a rune.
+func cut(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	for limit > 0 && !utf8.RuneStart(text[limit]) {
+		limit--
+	}
+	return text[:limit]
+}
+
+// scrub returns text with each occurrence of a secret replaced by "[redacted]";
+// those that overlap become one.
+func (s *scrubber) scrub(text string) string {
+	if len(text) < minSecret || len(s.secrets) == 0 {
+		return text
+	}
+	found := s.find(plain(text), maxLayers, nil)
+	slices.SortFunc(found, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+
+	var out strings.Builder
+	end := 0
+	for _, f := range found {
+		if f.from >= end {
+			out.WriteString(text[end:f.from])
+			out.WriteString(redacted)
+		}
+		end = max(end, f.to)
+	}
+	out.WriteString(text[end:])
+	return out.String()
+}
+
+// find appends where secrets stand in v and in all that v decodes to.
+func (s *scrubber) find(v view, layers int, found []span) []span {
+	data := lower(v.data)
+	for _, secret := range s.secrets {
+		// Occurrences may overlap, so the search goes on at the next byte.
+		for i := 0; ; i++ {
+			at := bytes.Index(data[i:], secret)
+			if at < 0 {
+				break
+			}
+			i += at
+			found = append(found, span{v.spans[i].from, v.spans[i+len(secret)-1].to})
+		}
+	}
+	if layers == 0 {
+		return found
+	}
+	for _, decode := range decoders {
+		if decoded := decode(v); len(decoded.data) >= minSecret {
+			found = s.find(decoded, layers-1, found)
+		}
+	}
+	return found
+}
+
+// lower returns a copy. Only ASCII changes, so that no offset does.
+func lower(data []byte) []byte {
+	folded := make([]byte, len(data))
+	for i, c := range data {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		folded[i] = c
+	}
+	return folded
+}
+
+// span is a part of the text that is scrubbed.
+type span struct{ from, to int }
+
+// view is that text in one reading, with where each byte of it comes from.
+type view struct {
+	data  []byte
+	spans []span
+}
+
+func plain(text string) view {
+	v := view{data: []byte(text), spans: make([]span, len(text))}
+	for i := range v.spans {
+		v.spans[i] = span{i, i + 1}
+	}
+	return v
+}
+
+func (v *view) add(c byte, at span) {
+	v.data = append(v.data, c)
+	v.spans = append(v.spans, at)
+}
+
+// decoders return what a view decodes to, an empty view where it is not in that
+// encoding. They are tried one by one, not all in one pass: a secret that
+// itself holds %25 or &amp; is found in JSON only if those are left alone. For
+// the encodings in groups, each phase is one: a secret may stand anywhere in
+// what was encoded.
+var decoders = []func(view) view{
+	func(v view) view { return unescape(v, "%", percentEscape) },
+	func(v view) view { return unescape(v, "+%", formEscape) },
+	func(v view) view { return unescape(v, `\`, backslashEscape) },
+	func(v view) view { return unescape(v, "&", htmlEscape) },
+	func(v view) view { return regroup(v, &base64Digits, 6, 0) },
+	func(v view) view { return regroup(v, &base64Digits, 6, 1) },
+	func(v view) view { return regroup(v, &base64Digits, 6, 2) },
+	func(v view) view { return regroup(v, &base64Digits, 6, 3) },
+	func(v view) view { return regroup(v, &hexDigits, 4, 0) },
+	func(v view) view { return regroup(v, &hexDigits, 4, 1) },
+}
+
+// unescape returns v with its escapes resolved, an empty view where the first
+// of the marks does not occur. escape gets what begins with one of them, and
+// returns what that stands for and how long it is; 0 where it is no escape.
+func unescape(v view, marks string, escape func([]byte) (string, int)) view {
+	if bytes.IndexByte(v.data, marks[0]) < 0 {
+		return view{}
+	}
+	decoded := view{data: make([]byte, 0, len(v.data)), spans: make([]span, 0, len(v.data))}
+	for i := 0; i < len(v.data); {
+		length := 0
+		var meant string
+		if strings.IndexByte(marks, v.data[i]) >= 0 {
+			meant, length = escape(v.data[i:])
+		}
+		if length == 0 {
+			decoded.add(v.data[i], v.spans[i])
+			i++
+			continue
+		}
+		whole := span{v.spans[i].from, v.spans[i+length-1].to}
+		for _, c := range []byte(meant) {
+			decoded.add(c, whole)
+		}
+		i += length
+	}
+	return decoded
+}
+
+func percentEscape(data []byte) (string, int) {
+	if c, ok := hexNumber(data, 1, 2); ok {
+		return string([]byte{byte(c)}), 3
+	}
+	return "", 0
+}
+
+func formEscape(data []byte) (string, int) {
+	if data[0] == '+' {
+		return " ", 1
+	}
+	return percentEscape(data)
+}
+
+// backslashEscape knows JSON's escapes, and \x as of a Python repr.
+func backslashEscape(data []byte) (string, int) {
+	if len(data) < 2 {
+		return "", 0
+	}
+	switch data[1] {
+	case 'u':
+		return unicodeEscape(data)
+	case 'x':
+		c, ok := hexNumber(data, 2, 2)
+		if !ok {
+			return "", 0
+		}
+		return string([]byte{byte(c)}), 4
+	}
+	if i := strings.IndexByte(`"\/'bfnrt`, data[1]); i >= 0 {
+		return "\"\\/'\b\f\n\r\t"[i : i+1], 2
+	}
+	return "", 0
+}
+
+func unicodeEscape(data []byte) (string, int) {
+	r, ok := hexNumber(data, 2, 4)
+	if !ok {
+		return "", 0
+	}
+	if utf16.IsSurrogate(r) && bytes.HasPrefix(data[6:], []byte(`\u`)) {
+		if low, ok := hexNumber(data, 8, 4); ok && utf16.DecodeRune(r, low) != utf8.RuneError {
+			return string(utf16.DecodeRune(r, low)), 12
+		}
+	}
+	return string(r), 6
+}
+
+func htmlEscape(data []byte) (string, int) {
+	const longest = 40 // of names; and no number needs more
+	data = data[:min(len(data), longest)]
+	end := 1 + bytes.IndexFunc(data[1:], func(r rune) bool {
+		return r != '#' && (r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r))
+	})
+	if end == 0 || data[end] != ';' {
+		return "", 0
+	}
+	written := string(data[:end+1])
+	meant := html.UnescapeString(written)
+	if meant == written {
+		return "", 0
+	}
+	return meant, len(written)
+}
+
+// hexNumber reads the digits at from.
+func hexNumber(data []byte, from, digits int) (rune, bool) {
+	if len(data) < from+digits {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(data[from:from+digits]), 16, 32)
+	return rune(n), err == nil
+}
+
+// digits maps a byte to its value in an encoding, plus 1; 0 is no digit.
+type digits [256]byte
+
+// base64Digits are those of both alphabets, and hexDigits of both cases.
+var (
+	base64Digits = newDigits("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/",
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+	hexDigits = newDigits("0123456789abcdef", "0123456789ABCDEF")
+)
+
+func newDigits(alphabets ...string) (d digits) {
+	for _, alphabet := range alphabets {
+		for i := range len(alphabet) {
+			d[alphabet[i]] = byte(i + 1)
+		}
+	}
+	return d
+}
+
+// regroup returns the bytes that each run of digits in v encodes, a digit
+// being width bits, where the first skip digits of the run belong to something
+// else.
+func regroup(v view, d *digits, width, skip int) view {
+	var decoded view
+	for i := 0; i < len(v.data); i++ {
+		start := i
+		for i < len(v.data) && d[v.data[i]] != 0 {
+			i++
+		}
+		if (i-start-skip)*width >= 8*minSecret {
+			decodeRun(&decoded, v, d, width, start+skip, i)
+		}
+	}
+	return decoded
+}
+
+// decodeRun appends what v's digits from start to end encode, and a byte that
+// keeps it apart from the next run. Base64's padding belongs to the last byte.
+func decodeRun(decoded *view, v view, d *digits, width, start, end int) {
+	bits, have := uint(0), 0
+	for i := start; i < end; i++ {
+		bits = bits<<width | uint(d[v.data[i]]-1)
+		if have += width; have >= 8 {
+			have -= 8
+			decoded.add(byte(bits>>have), span{v.spans[i-1].from, v.spans[i].to})
+		}
+	}
+	last := &decoded.spans[len(decoded.spans)-1]
+	for ; width == 6 && end < len(v.data) && v.data[end] == '='; end++ {
+		last.to = v.spans[end].to
+	}
+	decoded.add(0, *last)
+}

@@ -1,0 +1,214 @@
+package tokensource
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+)
+
+// settings is a configuration with every placeholder resolved, for one
+// request.
+type settings struct {
+	url                    string
+	clientID, clientSecret string
+	username, password     string
+	refreshToken           string
+	scopes                 []string
+	scopeSeparator         string
+	request                Request
+	params                 []Param // of every request, then of this one
+	placesRefreshToken     bool
+	secrets                []string
+	digest                 string // of what the placeholders stood for, to see a change
+}
+
+// resolve expands every template of the configuration for one request.
+func (s *Source) resolve(refresh bool, token string) (*settings, error) {
+	c := &s.config
+	set := &settings{scopeSeparator: c.ScopeSeparator, refreshToken: token}
+	r := &resolver{lookup: c.Lookup}
+	e := &expansion{resolver: r}
+
+	set.clientID = e.text("client_id", c.ClientID)
+	set.clientSecret = e.secret("client_secret", c.ClientSecret)
+	set.username = e.text("username", c.Username)
+	set.password = e.secret("password", c.Password)
+	if token == "" {
+		set.refreshToken = e.secret("refresh_token", c.RefreshToken)
+	} else {
+		// Not needed now, but a new one is a change worth a new try.
+		_, _ = r.text("refresh_token", c.RefreshToken)
+	}
+	for _, scope := range c.Scopes {
+		set.scopes = append(set.scopes, e.text("scope", scope))
+	}
+	set.params = e.params(c.Params, c.Grant == "custom")
+
+	set.request = c.TokenRequest.Inherit(Request{})
+	if refresh {
+		r.refreshToken = set.refreshToken
+		if c.RefreshRequest != nil {
+			set.placesRefreshToken = c.RefreshRequest.Places(RefreshTokenPlaceholder)
+			set.request = c.RefreshRequest.Inherit(c.TokenRequest)
+		} else {
+			set.request.Params = nil // a refresh does not inherit them
+		}
+	}
+	set.request = e.request(set.request, c.Grant == "custom")
+	set.url = set.request.URL
+	if set.url == "" {
+		set.url = e.text("token_url", c.TokenURL)
+	}
+	if e.err != nil {
+		return nil, e.err
+	}
+	if err := CheckURL(set.url, c.InsecureHTTP); err != nil {
+		return nil, fmt.Errorf("token_url: %w", err)
+	}
+	set.secrets = append(e.secrets, r.resolved...)
+	set.digest = digest(r.lasting)
+	return set, nil
+}
+
+// scrubber knows every secret of this request.
+func (s *settings) scrubber(token string) *scrubber {
+	return newScrubber(append(s.secrets, token, s.refreshToken)...)
+}
+
+// Places says whether a placeholder stands anywhere in the request.
+func (r *Request) Places(name string) bool {
+	texts := []string{r.URL}
+	for _, h := range r.Header {
+		texts = append(texts, h.Value)
+	}
+	for _, p := range r.Params {
+		texts = append(texts, p.Value, string(p.JSON))
+	}
+	for _, found := range Placeholders(strings.Join(texts, " ")) {
+		if found == name {
+			return true
+		}
+	}
+	return false
+}
+
+func digest(values []string) string {
+	h := sha256.New()
+	for _, v := range values {
+		fmt.Fprintf(h, "%d:%s,", len(v), v)
+	}
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+}
+
+// expansion resolves one template after the other and keeps the first error.
+type expansion struct {
+	*resolver
+	secrets []string
+	err     error
+}
+
+func (e *expansion) text(option, template string) string {
+	text, err := e.resolver.text(option, template)
+	if e.err == nil {
+		e.err = err
+	}
+	return text
+}
+
+func (e *expansion) secret(option, template string) string {
+	text := e.text(option, template)
+	e.secrets = append(e.secrets, text)
+	return text
+}
+
+// params resolves a list of parameters. Which of them are secret only their
+// names can tell; in a login that is not OAuth, any may be.
+func (e *expansion) params(list []Param, all bool) []Param {
+	out := make([]Param, len(list))
+	for i, p := range list {
+		option := "param " + p.Name
+		if p.JSON != nil {
+			raw, err := e.json(option, p.JSON)
+			if e.err == nil {
+				e.err = err
+			}
+			p.JSON = raw
+		}
+		p.Value = e.text(option, p.Value)
+		if all || secretName.MatchString(p.Name) {
+			e.secrets = append(e.secrets, p.Value)
+		}
+		out[i] = p
+	}
+	return out
+}
+
+func (e *expansion) request(r Request, all bool) Request {
+	url, err := e.escaped("url", r.URL, queryEscape)
+	if e.err == nil {
+		e.err = err
+	}
+	r.URL = url
+	header := make([]Header, len(r.Header))
+	for i, h := range r.Header {
+		header[i] = Header{Name: h.Name, Value: e.secret("header "+h.Name, h.Value)}
+	}
+	r.Header = header
+	r.Params = e.params(r.Params, all)
+	return r
+}
+
+// queryEscape is good in a path as well as in a query.
+func queryEscape(s string) string {
+	return strings.ReplaceAll(url.QueryEscape(s), "+", "%20")
+}
+
+// CheckURL says what is wrong with the URL of an endpoint of a provider. The
+// URL itself is not part of the error: it may hold a secret.
+func CheckURL(text string, insecure bool) error {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return errors.New("this is not a URL")
+	case u.Scheme != "https" && u.Scheme != "http":
+		return errors.New("a whole URL is needed, such as https://auth.example.org/token")
+	case u.Hostname() == "":
+		return errors.New("the URL has no host")
+	case u.User != nil:
+		return errors.New("the URL holds a user name; use client_id, client_secret and client_auth")
+	case u.Fragment != "":
+		return errors.New("the URL has a fragment (#…), which cannot be sent")
+	case u.Scheme == "http" && !insecure && !IsLoopback(u.Hostname()):
+		return errors.New("plain http would show the credentials to the network; use https, or write insecure_http if this must be")
+	}
+	return nil
+}
+
+// IsLoopback says whether a host is this machine by its name or address.
+func IsLoopback(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.Unmap().IsLoopback()
+	}
+	return false
+}
+
+// hostOf returns where a URL points, for errors: never its path or query.
+func hostOf(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return ""
+	}
+	if port := u.Port(); port != "" {
+		return net.JoinHostPort(u.Hostname(), port)
+	}
+	return u.Hostname()
+}

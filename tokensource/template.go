@@ -1,0 +1,128 @@
+package tokensource
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// RefreshTokenPlaceholder stands in a refresh request for the current refresh
+// token, where its name or its place is unusual.
+const RefreshTokenPlaceholder = "refresh_token"
+
+// Lookup returns the present value of a placeholder such as env.X or file.X,
+// and false for a name that is none: its braces then stand for themselves.
+type Lookup func(placeholder string) (value string, known bool)
+
+var placeholder = regexp.MustCompile(`\\?\{([A-Za-z_][^{}\s"]*)\}`)
+
+// Placeholders returns the names in braces in text that could be meant as
+// placeholders. One behind a backslash stands for itself.
+func Placeholders(text string) []string {
+	var names []string
+	for _, m := range placeholder.FindAllStringSubmatch(text, -1) {
+		if !strings.HasPrefix(m[0], `\`) {
+			names = append(names, m[1])
+		}
+	}
+	return names
+}
+
+// resolver expands the templates of one token request and remembers what it
+// put in: all of it is treated as secret.
+type resolver struct {
+	lookup       Lookup
+	refreshToken string
+	resolved     []string
+	lasting      []string // like resolved, less what differs at each look
+}
+
+// text expands the placeholders of a template. The option is named in the
+// error, the template is not: it may be a secret.
+func (r *resolver) text(option, template string) (string, error) {
+	return r.escaped(option, template, func(s string) string { return s })
+}
+
+func (r *resolver) escaped(option, template string, escape func(string) string) (string, error) {
+	var failed error
+	out := placeholder.ReplaceAllStringFunc(template, func(match string) string {
+		if rest, ok := strings.CutPrefix(match, `\`); ok {
+			return rest
+		}
+		name := match[1 : len(match)-1]
+		value, known := r.value(name)
+		if !known {
+			return match
+		}
+		if value == "" && failed == nil {
+			failed = fmt.Errorf("%s: the placeholder {%s} is empty or cannot be read", option, name)
+		}
+		return escape(value)
+	})
+	return out, failed
+}
+
+func (r *resolver) value(name string) (string, bool) {
+	if name == RefreshTokenPlaceholder && r.refreshToken != "" {
+		return r.refreshToken, true
+	}
+	if r.lookup == nil {
+		return "", false
+	}
+	value, known := r.lookup(name)
+	if known {
+		r.resolved = append(r.resolved, value)
+		if !strings.HasPrefix(name, "time.") {
+			r.lasting = append(r.lasting, value)
+		}
+	}
+	return value, known
+}
+
+// json expands placeholders inside the strings of a JSON value, so that a
+// value cannot change the structure around it.
+func (r *resolver) json(option string, raw json.RawMessage) (json.RawMessage, error) {
+	v, err := decodeJSON(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: the value is not JSON", option)
+	}
+	if v, err = r.tree(option, v); err != nil {
+		return nil, err
+	}
+	return json.Marshal(v)
+}
+
+func (r *resolver) tree(option string, v any) (any, error) {
+	var err error
+	switch v := v.(type) {
+	case string:
+		return r.text(option, v)
+	case []any:
+		for i := range v {
+			if v[i], err = r.tree(option, v[i]); err != nil {
+				return nil, err
+			}
+		}
+	case map[string]any:
+		for k := range v {
+			if v[k], err = r.tree(option, v[k]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return v, nil
+}
+
+func decodeJSON(raw []byte) (any, error) {
+	d := json.NewDecoder(strings.NewReader(string(raw)))
+	d.UseNumber()
+	var v any
+	if err := d.Decode(&v); err != nil {
+		return nil, err
+	}
+	if d.More() {
+		return nil, fmt.Errorf("more than one JSON value")
+	}
+	return v, nil
+}

@@ -1,0 +1,322 @@
+package injecttoken
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
+
+	"github.com/caddytoken/inject-token/refresher"
+	"github.com/caddytoken/inject-token/tokensource"
+)
+
+// Transport is Caddy's HTTP transport with a token on each request. The token
+// is put on the transport's own copy of the request, so that no other handler,
+// log or upstream comes to see it.
+//
+// Where there is no token it answers itself: 503 where trying again can help,
+// 502 where the provider rejects us, 504 where the wait ran out.
+type Transport struct {
+	// The name of the token source. Required.
+	Source string `json:"source,omitempty"`
+
+	// The header fields that hold the token. Default: `Authorization: Bearer
+	// {token}`, where query is empty as well.
+	Headers []HeaderInjection `json:"headers,omitempty"`
+
+	// The query parameters that hold the token.
+	Query []string `json:"query,omitempty"`
+
+	// How long a request may wait where there is no token yet. Default: 15s.
+	Wait caddy.Duration `json:"wait,omitempty"`
+
+	// What happens where there is no token: `fail` (the default), or `pass` to
+	// send the request without one.
+	Unavailable string `json:"unavailable,omitempty"`
+
+	// What happens to the caller's own value where the token goes: `replace`
+	// (the default), or `keep` to leave such a request as it is.
+	Existing string `json:"existing,omitempty"`
+
+	// The hosts that may get the token, such as `*.example.org`. Required where
+	// an upstream's address holds a placeholder.
+	AllowHosts []string `json:"allow_hosts,omitempty"`
+
+	// The HTTP transport beneath, with its own options.
+	reverseproxy.HTTPTransport `json:"http,omitzero"`
+
+	injection *injection
+	refresher *refresher.Refresher
+	log       *zap.Logger
+	outcomes  map[string]outcome
+}
+
+// DefaultWait is how long a request may wait for the first token.
+const DefaultWait = 15 * time.Second
+
+// What became of the token of a request: the values of the access log's
+// token_outcome and of the placeholder {http.inject_token.outcome}.
+const (
+	injected = "injected" // the request went out with the token
+	refused  = "refused"  // it did, and the upstream said 401
+	passed   = "passed"   // it went out without one
+	kept     = "kept"     // it went out with the caller's own credential
+	failed   = "failed"   // it did not go out
+)
+
+// outcome is what the access log and the placeholders say, made once.
+type outcome struct {
+	field       zap.Field
+	placeholder any
+}
+
+// CaddyModule returns the Caddy module information.
+func (Transport) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.reverse_proxy.transport.inject_token",
+		New: func() caddy.Module { return new(Transport) },
+	}
+}
+
+// Provision checks the options and finds the token source.
+func (t *Transport) Provision(ctx caddy.Context) error {
+	t.log = ctx.Logger()
+	if m := t.check(); m != nil {
+		return m
+	}
+	in, m := newInjection(t.Headers, t.Query)
+	if m != nil {
+		return m
+	}
+	t.injection = in
+	if t.Wait == 0 {
+		t.Wait = caddy.Duration(DefaultWait)
+	}
+	t.outcomes = make(map[string]outcome)
+	for _, name := range []string{injected, refused, passed, kept, failed} {
+		t.outcomes[name] = outcome{zap.String("token_outcome", name), name}
+	}
+	if err := t.checkUpstreams(ctx); err != nil {
+		return err
+	}
+
+	app, err := ctx.AppIfConfigured("token_sources")
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return unknownSource(t.Source, nil)
+	} else if err != nil {
+		return err
+	}
+	if t.refresher, err = app.(*App).refresher(t.Source); err != nil {
+		return err
+	}
+	return t.HTTPTransport.Provision(ctx)
+}
+
+// Cleanup closes idle connections.
+func (t *Transport) Cleanup() error {
+	return t.HTTPTransport.Cleanup()
+}
+
+// check finds what is wrong with the options by themselves.
+func (t *Transport) check() *mistake {
+	switch {
+	case t.Source == "":
+		return wrong("inject_token", "the name of a token source is missing")
+	case strings.Contains(t.Source, "{"):
+		return wrong("inject_token", "the name of a token source cannot hold a placeholder")
+	case t.Wait < 0:
+		return wrong("wait", "this must be more than 0")
+	case !slices.Contains([]string{"", "fail", "pass"}, t.Unavailable):
+		return wrong("unavailable", "%q is neither fail nor pass", t.Unavailable)
+	case !slices.Contains([]string{"", "replace", "keep"}, t.Existing):
+		return wrong("existing", "%q is neither replace nor keep", t.Existing)
+	}
+	for _, pattern := range t.AllowHosts {
+		if m := checkHostPattern(pattern); m != nil {
+			return m
+		}
+	}
+	_, m := newInjection(t.Headers, t.Query)
+	return m
+}
+
+// checkUpstreams looks at the reverse_proxy that this transport belongs to. A
+// caller must not choose where the token goes, nor the network see it.
+func (t *Transport) checkUpstreams(ctx caddy.Context) error {
+	for _, module := range ctx.Modules() {
+		handler, ok := module.(*reverseproxy.Handler)
+		if !ok {
+			continue
+		}
+		if m := checkAllowHosts(handler, t.AllowHosts); m != nil {
+			return m
+		}
+		for _, upstream := range handler.Upstreams {
+			if !t.TLSEnabled() && !isLocal(upstream.Dial) {
+				t.log.Warn("the token goes to this upstream without TLS (RFC 6750, section 5.3)",
+					zap.String("source", t.Source), zap.String("upstream", upstream.Dial))
+			}
+		}
+	}
+	return nil
+}
+
+// checkAllowHosts wants allow_hosts where the address of an upstream is not
+// known from the configuration.
+func checkAllowHosts(handler *reverseproxy.Handler, allowed []string) *mistake {
+	if len(allowed) > 0 {
+		return nil
+	}
+	open := strings.Contains(string(handler.DynamicUpstreamsRaw), "{http.")
+	for _, upstream := range handler.Upstreams {
+		open = open || strings.Contains(upstream.Dial, "{")
+	}
+	if open {
+		return wrong("allow_hosts", "missing; the address of an upstream holds a placeholder, so say which hosts may get the token, such as allow_hosts *.example.org")
+	}
+	return nil
+}
+
+// isLocal says whether an upstream's address stays on this machine.
+func isLocal(dial string) bool {
+	address, err := caddy.ParseNetworkAddress(dial)
+	if err != nil {
+		return strings.Contains(dial, "{") // not known
+	}
+	return address.IsUnixNetwork() || address.IsFdNetwork() || tokensource.IsLoopback(address.Host)
+}
+
+// RoundTrip sends a copy of the request with the token on it. The request
+// itself stays as it is.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Method == http.MethodTrace {
+		t.tell(req, failed)
+		resp := answer(req, http.StatusMethodNotAllowed, "TRACE is not sent to this API: it would echo the token.")
+		resp.Header.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+		return resp, nil
+	}
+	if t.Existing == "keep" && t.injection.present(req) {
+		t.tell(req, kept)
+		return t.HTTPTransport.RoundTrip(t.own(req))
+	}
+	if len(t.AllowHosts) > 0 && !t.allowed(req) {
+		t.tell(req, failed)
+		t.log.Warn("a request for a host that is not in allow_hosts was refused", zap.String("source", t.Source))
+		return answer(req, http.StatusForbidden, "The token for this API is not sent to that host."), nil
+	}
+	out := t.injection.clean(req)
+	if followsElsewhere(req) {
+		t.tell(req, passed)
+		return t.HTTPTransport.RoundTrip(out)
+	}
+
+	token, err := t.token(req.Context())
+	if err != nil {
+		return t.without(req, out, err)
+	}
+	t.injection.put(out, token)
+	resp, err := t.HTTPTransport.RoundTrip(out)
+	if err != nil {
+		t.tell(req, injected)
+		return nil, err
+	}
+	t.injection.scrub(resp.Header, token)
+	if t.refuses(resp) {
+		t.tell(req, refused)
+		t.refresher.Report(token)
+	} else {
+		t.tell(req, injected)
+	}
+	return resp, nil
+}
+
+// own returns a copy of the request that is otherwise left as it is: the
+// transport beneath writes the scheme into its URL.
+func (t *Transport) own(req *http.Request) *http.Request {
+	out := new(http.Request)
+	*out = *req
+	out.URL = new(url.URL)
+	*out.URL = *req.URL
+	return out
+}
+
+// token returns a valid token; the time to wait for one is the caller's own or
+// ours, whichever is shorter.
+func (t *Transport) token(ctx context.Context) (*tokensource.Token, error) {
+	if token := t.refresher.Current(); token != nil {
+		return token, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(t.Wait))
+	defer cancel()
+	return t.refresher.Token(ctx)
+}
+
+// without decides about a request for which there is no token.
+func (t *Transport) without(req, out *http.Request, err error) (*http.Response, error) {
+	if gone := req.Context().Err(); errors.Is(gone, context.Canceled) {
+		t.tell(req, failed)
+		return nil, gone // the caller has left
+	}
+	if t.Unavailable == "pass" {
+		t.tell(req, passed)
+		return t.HTTPTransport.RoundTrip(out)
+	}
+	t.tell(req, failed)
+	return unavailable(req, t.Source, err), nil
+}
+
+// refuses says whether an answer means that the token is dead. A token that
+// lacks a scope is not.
+func (t *Transport) refuses(resp *http.Response) bool {
+	if resp.StatusCode != http.StatusUnauthorized {
+		return false
+	}
+	for _, challenge := range resp.Header["Www-Authenticate"] {
+		if strings.Contains(challenge, "insufficient_scope") {
+			return false
+		}
+	}
+	return true
+}
+
+// allowed says whether the host that will be dialed may get the token.
+func (t *Transport) allowed(req *http.Request) bool {
+	dial, ok := reverseproxy.GetDialInfo(req.Context())
+	if !ok {
+		return hostAllowed(req.URL.Hostname(), req.URL.Port(), t.AllowHosts)
+	}
+	return hostAllowed(dial.Host, dial.Port, t.AllowHosts)
+}
+
+// followsElsewhere says whether a health check follows a redirect that leads
+// away from its upstream.
+func followsElsewhere(req *http.Request) bool {
+	if req.Response == nil {
+		return false
+	}
+	dial, ok := reverseproxy.GetDialInfo(req.Context())
+	return !ok || req.URL.Host != dial.Address && req.URL.Host != dial.Host
+}
+
+// tell puts the outcome into the access log and into placeholders. Health
+// checks have neither.
+func (t *Transport) tell(req *http.Request, name string) {
+	o := t.outcomes[name]
+	ctx := req.Context()
+	if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Set(zap.String("token_source", t.Source))
+		extra.Set(o.field)
+	}
+	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set("http.inject_token.source", t.Source)
+		repl.Set("http.inject_token.outcome", o.placeholder)
+	}
+}
