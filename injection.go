@@ -133,10 +133,7 @@ func (in *injection) isField(name string) bool {
 // own, and nothing of the caller's in the places of the token. The trailer
 // stays the same map: reverse_proxy fills it when the body has ended.
 func (in *injection) clean(req *http.Request) *http.Request {
-	out := new(http.Request)
-	*out = *req
-	out.URL = new(url.URL)
-	*out.URL = *req.URL
+	out := copyOf(req)
 	out.Header = make(http.Header, len(req.Header)+len(in.fields))
 	for field, values := range req.Header {
 		if !in.isField(field) {
@@ -210,6 +207,7 @@ func withoutParams(query string, names []string) string {
 		return query
 	}
 	var out strings.Builder
+	var written bool
 	for rest, separator := query, ""; ; {
 		end := strings.IndexAny(rest, "&;")
 		pair, next := rest, ""
@@ -217,10 +215,11 @@ func withoutParams(query string, names []string) string {
 			pair, next = rest[:end], rest[end:end+1]
 		}
 		if !isParam(pair, names) {
-			if out.Len() > 0 {
+			if written {
 				out.WriteString(separator)
 			}
 			out.WriteString(pair)
+			written = true
 		}
 		if end < 0 {
 			return out.String()

@@ -56,7 +56,8 @@ type Transport struct {
 	injection *injection
 	refresher *refresher.Refresher
 	log       *zap.Logger
-	outcomes  map[string]outcome
+	source    told
+	outcomes  map[string]told
 }
 
 // DefaultWait is how long a request may wait for the first token.
@@ -72,10 +73,14 @@ const (
 	failed   = "failed"   // it did not go out
 )
 
-// outcome is what the access log and the placeholders say, made once.
-type outcome struct {
+// told is what the access log and a placeholder say, made once.
+type told struct {
 	field       zap.Field
 	placeholder any
+}
+
+func tellable(key, value string) told {
+	return told{zap.String(key, value), value}
 }
 
 // CaddyModule returns the Caddy module information.
@@ -100,10 +105,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.Wait == 0 {
 		t.Wait = caddy.Duration(DefaultWait)
 	}
-	t.outcomes = make(map[string]outcome)
-	for _, name := range []string{injected, refused, passed, kept, failed} {
-		t.outcomes[name] = outcome{zap.String("token_outcome", name), name}
-	}
+	t.prepareTold()
 	if err := t.checkUpstreams(ctx); err != nil {
 		return err
 	}
@@ -123,6 +125,14 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 // Cleanup closes idle connections.
 func (t *Transport) Cleanup() error {
 	return t.HTTPTransport.Cleanup()
+}
+
+func (t *Transport) prepareTold() {
+	t.source = tellable("token_source", t.Source)
+	t.outcomes = make(map[string]told)
+	for _, name := range []string{injected, refused, passed, kept, failed} {
+		t.outcomes[name] = tellable("token_outcome", name)
+	}
 }
 
 // check finds what is wrong with the options by themselves.
@@ -205,7 +215,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if t.Existing == "keep" && t.injection.present(req) {
 		t.tell(req, kept)
-		return t.HTTPTransport.RoundTrip(t.own(req))
+		return t.HTTPTransport.RoundTrip(copyOf(req))
 	}
 	if len(t.AllowHosts) > 0 && !t.allowed(req) {
 		t.tell(req, failed)
@@ -238,9 +248,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// own returns a copy of the request that is otherwise left as it is: the
-// transport beneath writes the scheme into its URL.
-func (t *Transport) own(req *http.Request) *http.Request {
+// copyOf returns a copy of the request that says the same: the transport
+// beneath writes the scheme into its URL.
+func copyOf(req *http.Request) *http.Request {
 	out := new(http.Request)
 	*out = *req
 	out.URL = new(url.URL)
@@ -309,14 +319,14 @@ func followsElsewhere(req *http.Request) bool {
 // tell puts the outcome into the access log and into placeholders. Health
 // checks have neither.
 func (t *Transport) tell(req *http.Request, name string) {
-	o := t.outcomes[name]
+	outcome := t.outcomes[name]
 	ctx := req.Context()
 	if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		extra.Set(zap.String("token_source", t.Source))
-		extra.Set(o.field)
+		extra.Set(t.source.field)
+		extra.Set(outcome.field)
 	}
 	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http.inject_token.source", t.Source)
-		repl.Set("http.inject_token.outcome", o.placeholder)
+		repl.Set("http.inject_token.source", t.source.placeholder)
+		repl.Set("http.inject_token.outcome", outcome.placeholder)
 	}
 }

@@ -295,10 +295,10 @@ func (d *document) explain(value any, isCode func(string) bool, status int) *Err
 	case code != "":
 		failure.Description = cmp.Or(failure.Description, code)
 	}
-	if code == "" {
+	if failure.Code == "" {
 		failure.Reason = "the answer holds no error code"
 	}
-	if lower := strings.ToLower(code); slices.Contains(permanent, lower) {
+	if lower := strings.ToLower(failure.Code); slices.Contains(permanent, lower) {
 		failure.Code = lower
 		failure.Permanent = !isTransient(status)
 	}
