@@ -6,8 +6,10 @@
 // caches nothing and starts no goroutine; see package refresher for that.
 //
 // A grant is a file grant_NAME.go that says which parameters are sent.
-// dialect.go sends them as the provider wants them, answer.go reads what comes
-// back, and no quirk of a provider is more than data in a [Config].
+// settings.go resolves the secrets, dialect.go sends it all as the provider
+// wants it, answer.go reads what comes back, and scrub.go takes the secrets
+// out of what the provider says. No quirk of a provider is more than data in a
+// [Config].
 package tokensource
 
 import (
