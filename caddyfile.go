@@ -168,7 +168,7 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	t.Source = args[0]
 	for d.NextBlock(0) {
 		if d.Val() == "http" {
-			if _, err := r.begin(false); err != nil {
+			if err := r.begin(false); err != nil {
 				return err
 			}
 			if err := t.HTTPTransport.UnmarshalCaddyfile(d.NewFromNextSegment()); err != nil {
@@ -273,21 +273,21 @@ func placeOf(d *caddyfile.Dispenser) *caddyfile.Dispenser {
 }
 
 // begin notes that the option at the current token is read.
-func (r *optionReader) begin(repeats bool) (string, error) {
+func (r *optionReader) begin(repeats bool) error {
 	r.current = r.Val()
 	if first, again := r.places[r.current]; again {
 		if !repeats {
-			return "", r.Errf("%s: given already at %s:%d", r.current, first.File(), first.Line())
+			return r.Errf("%s: given already at %s:%d", r.current, first.File(), first.Line())
 		}
-		return r.current, nil
+		return nil
 	}
 	r.places[r.current] = placeOf(r.Dispenser)
-	return r.current, nil
+	return nil
 }
 
 // option begins the option at the current token and returns its arguments.
 func (r *optionReader) option(repeats bool) ([]string, error) {
-	if _, err := r.begin(repeats); err != nil {
+	if err := r.begin(repeats); err != nil {
 		return nil, err
 	}
 	return r.RemainingArgs(), nil

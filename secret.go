@@ -1,6 +1,7 @@
 package injecttoken
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -38,10 +39,5 @@ func lookup(name string) (string, bool) {
 // isLiteral says whether a secret stands in the configuration itself, where
 // everybody sees it who can read that.
 func isLiteral(secret string) bool {
-	for _, name := range tokensource.Placeholders(secret) {
-		if isRuntime(name) {
-			return false
-		}
-	}
-	return secret != ""
+	return secret != "" && !slices.ContainsFunc(tokensource.Placeholders(secret), isRuntime)
 }

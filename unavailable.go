@@ -38,8 +38,8 @@ func answer(req *http.Request, status int, sentence string) *http.Response {
 // again can help, 502 where the provider rejected us, 504 where the wait ran
 // out. Proxy-Status is RFC 9209's.
 func unavailable(req *http.Request, source string, err error) *http.Response {
-	var u *refresher.Unavailable
-	if !errors.As(err, &u) {
+	u, ok := errors.AsType[*refresher.Unavailable](err)
+	if !ok {
 		u = new(refresher.Unavailable)
 	}
 	var resp *http.Response

@@ -269,8 +269,7 @@ func (u *Unavailable) Unwrap() error {
 // cause returns err as what it should be; anything else is told without its
 // text, which might hold a secret.
 func cause(err error) *tokensource.Error {
-	var e *tokensource.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*tokensource.Error](err); ok {
 		return e
 	}
 	return &tokensource.Error{Reason: "the token request failed inside"}

@@ -152,8 +152,7 @@ func explain(err error) string {
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		return "no connection in time"
 	}
-	var op *net.OpError
-	if errors.As(err, &op) {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Op + ": " + op.Err.Error()
 	}
 	return "the token request could not be sent, or the answer is not HTTP"

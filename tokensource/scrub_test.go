@@ -280,7 +280,7 @@ func FuzzScrub(f *testing.F) {
 				t.Fatalf("byte %d of %q is left in %q", i-start, echo, s.scrub(text))
 			}
 		}
-		for _, piece := range strings.Split(s.scrub(text), redacted) {
+		for piece := range strings.SplitSeq(s.scrub(text), redacted) {
 			if bytes.Contains(lower([]byte(piece)), lower([]byte(secret))) {
 				t.Fatalf("%q still stands in %q", secret, piece)
 			}

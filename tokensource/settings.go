@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -89,18 +90,13 @@ func (r *Request) Places(name string) bool {
 	for _, p := range r.Params {
 		texts = append(texts, p.Value, string(p.JSON))
 	}
-	for _, found := range Placeholders(strings.Join(texts, " ")) {
-		if found == name {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(Placeholders(strings.Join(texts, " ")), name)
 }
 
 func digest(values []string) string {
 	h := sha256.New()
 	for _, v := range values {
-		fmt.Fprintf(h, "%d:%s,", len(v), v)
+		_, _ = fmt.Fprintf(h, "%d:%s,", len(v), v)
 	}
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
