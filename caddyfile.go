@@ -42,6 +42,7 @@ func parseInjectToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, erro
 		return nil, err
 	}
 	h.Delete()
+	h.RemainingArgs() // the upstreams are reverse_proxy's
 
 	for h.NextBlock(0) {
 		if h.Nesting() != 1 {
