@@ -71,7 +71,11 @@ func (r *Refresher) renew(ctx context.Context, e *Environment, previous *tokenso
 			token, err = nil, &tokensource.Error{Reason: "panic in a token request; the log has its stack"}
 		}
 	}()
-	return e.Source.Obtain(ctx, previous)
+	token, err = e.Source.Obtain(ctx, previous)
+	if token == nil && err == nil {
+		err = cause(nil)
+	}
+	return token, err
 }
 
 // landed makes a token the current one. The caller holds mu.
@@ -151,7 +155,6 @@ func (r *Refresher) lookForChange() chan struct{} {
 	if r.now().Sub(r.looked) < lookEvery {
 		return nil
 	}
-	r.looked = r.now()
 	r.look = make(chan struct{})
 	go r.lookNow(r.failure)
 	return r.look
@@ -166,6 +169,7 @@ func (r *Refresher) lookNow(failure *tokensource.Error) {
 	defer r.mu.Unlock()
 	close(r.look)
 	r.look = nil
+	r.looked = r.now() // not when it began: a slow one is not to be repeated at once
 	if changed && r.failure == failure && !r.ended {
 		r.failures, r.failure = 0, nil
 		r.fly()

@@ -200,7 +200,7 @@ func (r *Refresher) backingOff() *Unavailable {
 	if r.failure.Permanent {
 		return &Unavailable{Cause: r.failure, Permanent: true}
 	}
-	if wait := r.retryAt.Sub(r.now()); wait > 0 {
+	if wait := untilEither(r.retryAt, r.now()); wait > 0 {
 		return &Unavailable{Cause: r.failure, RetryAfter: wait}
 	}
 	return nil
@@ -269,7 +269,7 @@ func (u *Unavailable) Unwrap() error {
 // cause returns err as what it should be; anything else is told without its
 // text, which might hold a secret.
 func cause(err error) *tokensource.Error {
-	if e, ok := errors.AsType[*tokensource.Error](err); ok {
+	if e, ok := errors.AsType[*tokensource.Error](err); ok && e != nil {
 		return e
 	}
 	return &tokensource.Error{Reason: "the token request failed inside"}

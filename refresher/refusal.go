@@ -11,6 +11,10 @@ const (
 	// cure them.
 	firstRefusalPause = 5 * time.Second
 	lastRefusalPause  = 10 * time.Minute
+
+	// quietTime is the least time without a refusal after which the last
+	// token request counts as a cure: some callers ask seldom.
+	quietTime = time.Minute
 )
 
 // refusals decides whether an upstream's refusal may cause a token request.
@@ -24,14 +28,15 @@ type refusals struct {
 }
 
 // allow says whether this refusal may cause a token request, and reckons with
-// one if so. A quiet time twice as long as the last pause ends the matter.
+// one if so. A quiet time of a minute, and of twice the last pause, ends the
+// matter.
 func (f *refusals) allow(now time.Time) bool {
 	quiet := now.Sub(f.last)
 	f.last = now
 	if now.Before(f.until) {
 		return false
 	}
-	if quiet > 2*f.pause {
+	if quiet > max(2*f.pause, quietTime) {
 		f.pause = 0
 	}
 	f.pause = min(max(firstRefusalPause, 2*f.pause), lastRefusalPause)
@@ -45,7 +50,7 @@ func (f *refusals) allow(now time.Time) bool {
 // for a passing reason: one caller's refusal must not take the source from all
 // others.
 func (r *Refresher) Report(token *tokensource.Token) {
-	if r.current.Load() != token {
+	if token == nil || r.current.Load() != token {
 		return
 	}
 	r.mu.Lock()
@@ -57,8 +62,9 @@ func (r *Refresher) Report(token *tokensource.Token) {
 		r.suspect = true
 		return
 	}
-	if r.backingOff() != nil {
-		if r.failure.Permanent {
+	if backoff := r.backingOff(); backoff != nil {
+		r.suspect = true // for when the next token request ends
+		if backoff.Permanent {
 			r.current.Store(nil)
 		}
 		return
