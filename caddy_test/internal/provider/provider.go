@@ -1,0 +1,446 @@
+// Package provider plays authorization servers and the APIs behind them, on
+// loopback, strictly: what a provider's documentation does not describe is
+// refused and recorded as a violation.
+package provider
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Dialect says how a provider differs from RFC 6749. The zero value is the
+// RFC's: a POST of a form to /token, with Basic credentials.
+type Dialect struct {
+	// Path of the token endpoint; empty: /token.
+	Path string
+
+	// Authorize checks a token request and returns an OAuth error code, or ""
+	// if it is in order. Nil: the RFC's client_credentials, password and
+	// refresh_token for the client below.
+	Authorize func(p *Provider, r *TokenRequest) (code string)
+
+	// Write writes a successful answer. Nil: as the RFC has it.
+	Write func(w http.ResponseWriter, token Token)
+
+	// BearerToken takes the token out of a request to the API. Nil: from
+	// Authorization: Bearer.
+	BearerToken func(r *http.Request) string
+}
+
+// Client, and the user of the password grant, that the zero Dialect knows.
+const (
+	ClientID     = "legacy-script"
+	ClientSecret = "client-secret-0123456789"
+	Username     = "peter"
+	Password     = "correct horse battery staple"
+)
+
+// Token is what the provider issues.
+type Token struct {
+	Access, Refresh string
+	Lifetime        time.Duration // 0: not said, and for ever
+}
+
+// TokenRequest is a request that arrived at the token endpoint.
+type TokenRequest struct {
+	At     time.Time
+	Method string
+	URL    url.URL
+	Header http.Header
+	Body   string
+	Form   url.Values // of the body
+	Basic  bool       // whether Basic credentials were sent
+	User   string     // of them, form-decoded
+	Pass   string
+}
+
+// APIRequest is a request that arrived at the API.
+type APIRequest struct {
+	At      time.Time
+	Method  string
+	URL     url.URL
+	Host    string
+	Header  http.Header
+	Trailer http.Header
+	Body    string
+	Status  int // what was answered
+}
+
+type issued struct {
+	expires time.Time // zero: never
+	revoked bool
+}
+
+// Provider is a running provider and its API, at two addresses.
+type Provider struct {
+	// URL of the provider and of the API, without a slash at the end.
+	URL, API string
+
+	dialect Dialect
+	tb      testing.TB
+
+	mu          sync.Mutex // guards everything below
+	lifetime    time.Duration
+	delay       time.Duration
+	rotate      bool // issue refresh tokens, each of which is taken once
+	secret      string
+	intercept   func(w http.ResponseWriter, r *http.Request, n int) bool
+	handler     http.HandlerFunc
+	access      map[string]*issued
+	refresh     map[string]bool // spent or not
+	reused      int
+	requests    []*TokenRequest
+	apiRequests []*APIRequest
+	violations  []string
+	expired     int
+}
+
+// New starts a provider until the test ends. Its tokens live an hour.
+func New(tb testing.TB, dialect Dialect) *Provider {
+	p := &Provider{dialect: dialect, tb: tb, lifetime: time.Hour, secret: ClientSecret,
+		access: make(map[string]*issued), refresh: make(map[string]bool)}
+	auth := httptest.NewServer(http.HandlerFunc(p.serveToken))
+	api := httptest.NewServer(http.HandlerFunc(p.serveAPI))
+	tb.Cleanup(func() {
+		auth.CloseClientConnections()
+		api.CloseClientConnections()
+		auth.Close()
+		api.Close()
+	})
+	p.URL, p.API = auth.URL, api.URL
+	return p
+}
+
+// TokenURL is the address of the token endpoint.
+func (p *Provider) TokenURL() string { return p.URL + p.path() }
+
+func (p *Provider) path() string {
+	if p.dialect.Path == "" {
+		return "/token"
+	}
+	return p.dialect.Path
+}
+
+// Set changes how the provider behaves from now on.
+func (p *Provider) Set(change func(*Knobs)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := Knobs{p.lifetime, p.delay, p.rotate, p.secret, p.intercept, p.handler}
+	change(&k)
+	p.lifetime, p.delay, p.rotate, p.secret, p.intercept, p.handler = k.Lifetime, k.Delay, k.Rotate, k.Secret, k.Intercept, k.Handler
+}
+
+// Knobs are what a test can change of a provider.
+type Knobs struct {
+	// Lifetime of tokens; 0: not said in the answer, and for ever.
+	Lifetime time.Duration
+
+	// Delay before a token is issued.
+	Delay time.Duration
+
+	// Rotate issues a refresh token with each token; each is taken once.
+	Rotate bool
+
+	// Secret of the client.
+	Secret string
+
+	// Intercept answers the n-th token request (from 1) itself, if it returns
+	// true.
+	Intercept func(w http.ResponseWriter, r *http.Request, n int) bool
+
+	// Handler answers at the API a request with a valid token. Nil: 200 and
+	// the words "hello METHOD PATH".
+	Handler http.HandlerFunc
+}
+
+// Fail is an Intercept that answers every token request with a status and an
+// OAuth error code.
+func Fail(status int, code string) func(http.ResponseWriter, *http.Request, int) bool {
+	return func(w http.ResponseWriter, _ *http.Request, _ int) bool {
+		writeError(w, status, code)
+		return true
+	}
+}
+
+// IssueRefreshToken makes a refresh token out of band, as an earlier
+// authorization would have.
+func (p *Provider) IssueRefreshToken() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.newRefreshToken()
+}
+
+func (p *Provider) newRefreshToken() string {
+	token := "refresh-" + rand.Text()
+	p.refresh[token] = false
+	return token
+}
+
+// Revoke ends every access token that was issued so far.
+func (p *Provider) Revoke() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range p.access {
+		t.revoked = true
+	}
+}
+
+// Requests returns the token requests so far.
+func (p *Provider) Requests() []*TokenRequest {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.requests)
+}
+
+// Count returns how many token requests there were.
+func (p *Provider) Count() int { return len(p.Requests()) }
+
+// APIRequests returns the requests to the API so far.
+func (p *Provider) APIRequests() []*APIRequest {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.apiRequests)
+}
+
+// LastAPIRequest returns the newest request to the API; the test fails if
+// there is none.
+func (p *Provider) LastAPIRequest() *APIRequest {
+	p.tb.Helper()
+	all := p.APIRequests()
+	if len(all) == 0 {
+		p.tb.Fatal("no request came to the API")
+	}
+	return all[len(all)-1]
+}
+
+// ExpiredSeen returns how many requests came to the API with a token that had
+// expired.
+func (p *Provider) ExpiredSeen() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.expired
+}
+
+// Reused returns how often a refresh token was sent that had been spent.
+func (p *Provider) Reused() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reused
+}
+
+// IssuedTokens returns every access and refresh token there ever was.
+func (p *Provider) IssuedTokens() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []string
+	for t := range p.access {
+		all = append(all, t)
+	}
+	for t := range p.refresh {
+		all = append(all, t)
+	}
+	return all
+}
+
+// Violations returns what was asked against the documentation.
+func (p *Provider) Violations() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.violations)
+}
+
+// AssertStrict fails the test if anything was asked against the documentation.
+func (p *Provider) AssertStrict() {
+	p.tb.Helper()
+	for _, v := range p.Violations() {
+		p.tb.Errorf("against the provider's documentation: %s", v)
+	}
+}
+
+// Violate records a violation. The caller holds the lock, as Authorize does.
+func (p *Provider) Violate(format string, args ...any) string {
+	p.violations = append(p.violations, fmt.Sprintf(format, args...))
+	return "invalid_request"
+}
+
+// ExpectedSecret is the client's secret at present. For Authorize.
+func (p *Provider) ExpectedSecret() string { return p.secret }
+
+// SpendRefreshToken checks a refresh token and takes it, where they rotate.
+// For Authorize.
+func (p *Provider) SpendRefreshToken(token string) (code string) {
+	spent, known := p.refresh[token]
+	if !known {
+		return "invalid_grant"
+	}
+	if spent {
+		p.reused++
+		return "invalid_grant"
+	}
+	p.refresh[token] = p.rotate
+	return ""
+}
+
+func (p *Provider) serveToken(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+	if err != nil {
+		return
+	}
+	request := &TokenRequest{At: time.Now(), Method: r.Method, URL: *r.URL, Header: r.Header.Clone(), Body: string(body)}
+	request.Form, _ = url.ParseQuery(request.Body)
+	user, pass, basic := r.BasicAuth()
+	request.Basic = basic
+	request.User, _ = url.QueryUnescape(user)
+	request.Pass, _ = url.QueryUnescape(pass)
+
+	p.mu.Lock()
+	p.requests = append(p.requests, request)
+	n, intercept, delay := len(p.requests), p.intercept, p.delay
+	p.mu.Unlock()
+	if intercept != nil && intercept(w, r, n) {
+		return
+	}
+	select {
+	case <-time.After(delay):
+	case <-r.Context().Done():
+		return
+	}
+	token, code := p.issue(request)
+	if code != "" {
+		status := http.StatusBadRequest
+		if code == "invalid_client" {
+			status = http.StatusUnauthorized
+		}
+		writeError(w, status, code)
+		return
+	}
+	if p.dialect.Write != nil {
+		p.dialect.Write(w, token)
+		return
+	}
+	answer := map[string]any{"access_token": token.Access, "token_type": "Bearer"}
+	if token.Lifetime > 0 {
+		answer["expires_in"] = token.Lifetime.Seconds()
+	}
+	if token.Refresh != "" {
+		answer["refresh_token"] = token.Refresh
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(answer)
+}
+
+func writeError(w http.ResponseWriter, status int, code string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if code != "" {
+		_ = json.NewEncoder(w).Encode(map[string]string{"error": code})
+	}
+}
+
+func (p *Provider) issue(r *TokenRequest) (Token, string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r.URL.Path != p.path() {
+		return Token{}, p.Violate("the path %s", r.URL.Path)
+	}
+	authorize := p.dialect.Authorize
+	if authorize == nil {
+		authorize = standard
+	}
+	if code := authorize(p, r); code != "" {
+		return Token{}, code
+	}
+	token := Token{Access: "access-" + rand.Text(), Lifetime: p.lifetime}
+	if p.rotate {
+		token.Refresh = p.newRefreshToken()
+	}
+	record := new(issued)
+	if p.lifetime > 0 {
+		record.expires = time.Now().Add(p.lifetime)
+	}
+	p.access[token.Access] = record
+	return token, ""
+}
+
+// standard is RFC 6749 for one client, by Basic or in the form, never both.
+func standard(p *Provider, r *TokenRequest) string {
+	if r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/x-www-form-urlencoded" {
+		return p.Violate("%s with content type %q", r.Method, r.Header.Get("Content-Type"))
+	}
+	if r.URL.RawQuery != "" {
+		return p.Violate("parameters in the query")
+	}
+	id, secret := r.User, r.Pass
+	if r.Form.Has("client_secret") {
+		if r.Basic {
+			return p.Violate("credentials in two places")
+		}
+		id, secret = r.Form.Get("client_id"), r.Form.Get("client_secret")
+	}
+	if id != ClientID || secret != p.secret {
+		return "invalid_client"
+	}
+	for name, values := range r.Form {
+		if len(values) != 1 {
+			return p.Violate("%s stands %d times", name, len(values))
+		}
+	}
+	switch r.Form.Get("grant_type") {
+	case "client_credentials":
+		return ""
+	case "password":
+		if r.Form.Get("username") != Username || r.Form.Get("password") != Password {
+			return "invalid_grant"
+		}
+		return ""
+	case "refresh_token":
+		return p.SpendRefreshToken(r.Form.Get("refresh_token"))
+	}
+	return "unsupported_grant_type"
+}
+
+func (p *Provider) serveAPI(w http.ResponseWriter, r *http.Request) {
+	var token string
+	if p.dialect.BearerToken != nil {
+		token = p.dialect.BearerToken(r)
+	} else {
+		token, _ = strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	}
+	p.mu.Lock()
+	record := p.access[token]
+	valid := record != nil && !record.revoked
+	if valid && !record.expires.IsZero() && time.Now().After(record.expires) {
+		p.expired++
+		valid = false
+	}
+	handler := p.handler
+	p.mu.Unlock()
+
+	seen := &APIRequest{At: time.Now(), Method: r.Method, URL: *r.URL, Host: r.Host, Header: r.Header.Clone(), Status: http.StatusOK}
+	if !valid {
+		seen.Status = http.StatusUnauthorized
+		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+		http.Error(w, "no valid token", http.StatusUnauthorized)
+	} else if handler != nil {
+		handler(w, r)
+	} else {
+		body, _ := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+		seen.Body = string(body)
+		fmt.Fprintf(w, "hello %s %s", r.Method, r.URL.Path)
+	}
+	seen.Trailer = r.Trailer.Clone()
+	p.mu.Lock()
+	p.apiRequests = append(p.apiRequests, seen)
+	p.mu.Unlock()
+}
