@@ -19,6 +19,7 @@ type settings struct {
 	clientID, clientSecret string
 	username, password     string
 	refreshToken           string
+	seed                   string // of refreshToken; see descendant
 	scopes                 []string
 	scopeSeparator         string
 	request                Request
@@ -29,9 +30,9 @@ type settings struct {
 }
 
 // resolve expands every template of the configuration for one request.
-func (s *Source) resolve(refresh bool, token string) (*settings, error) {
+func (s *Source) resolve(refresh bool, current descendant) (*settings, error) {
 	c := &s.config
-	set := &settings{scopeSeparator: c.ScopeSeparator, refreshToken: token}
+	set := &settings{scopeSeparator: c.ScopeSeparator, refreshToken: current.token, seed: current.seed}
 	r := &resolver{lookup: c.Lookup}
 	e := &expansion{resolver: r}
 
@@ -39,8 +40,9 @@ func (s *Source) resolve(refresh bool, token string) (*settings, error) {
 	set.clientSecret = e.secret("client_secret", c.ClientSecret)
 	set.username = e.text("username", c.Username)
 	set.password = e.secret("password", c.Password)
-	if token == "" {
+	if current.token == "" && c.RefreshToken != "" {
 		set.refreshToken = e.secret("refresh_token", c.RefreshToken)
+		set.seed = seedOf(set.refreshToken)
 	} else {
 		// Not needed now, but a new one is a change worth a new try.
 		_, _ = r.text("refresh_token", c.RefreshToken)
@@ -77,8 +79,8 @@ func (s *Source) resolve(refresh bool, token string) (*settings, error) {
 }
 
 // scrubber knows every secret of this request.
-func (s *settings) scrubber(token string) *scrubber {
-	return newScrubber(append(s.secrets, token, s.refreshToken)...)
+func (s *settings) scrubber() *scrubber {
+	return newScrubber(append(s.secrets, s.refreshToken)...)
 }
 
 // Places says whether a placeholder stands anywhere in the request.

@@ -115,17 +115,17 @@ func New(config Config) (*Source, error) {
 // The context bounds the request. It must not descend from the request of a
 // caller: a rotated refresh token would be lost when that one leaves.
 func (s *Source) Obtain(ctx context.Context, previous *Token) (*Token, error) {
-	refresh := s.currentRefreshToken(previous)
+	current := s.currentRefreshToken(previous)
 	if s.grant.values == nil {
-		return s.outcome(s.send(ctx, true, refresh))
+		return s.outcome(s.send(ctx, true, current))
 	}
-	if refresh != "" && s.refreshes() {
-		token, err := s.send(ctx, true, refresh)
+	if current.token != "" && s.refreshes() {
+		token, err := s.send(ctx, true, current)
 		if err == nil || !refused(err) {
 			return s.outcome(token, err)
 		}
 	}
-	return s.outcome(s.send(ctx, false, refresh))
+	return s.outcome(s.send(ctx, false, current))
 }
 
 // outcome keeps a nil *Error from becoming an error that is not nil.
@@ -141,29 +141,27 @@ func (s *Source) refreshes() bool {
 	return s.grant.Refreshes || s.config.RefreshRequest != nil
 }
 
+// descendant is a refresh token that the provider issued, with a digest of the
+// configured one from which it descends. The zero value stands for the
+// configured one itself.
+type descendant struct{ token, seed string }
+
 // currentRefreshToken returns the refresh token to send: the newest that the
 // provider issued, unless the operator has configured another first one since.
-func (s *Source) currentRefreshToken(previous *Token) string {
-	if previous == nil {
-		return ""
+// That one is used at once, and a spent one never again.
+func (s *Source) currentRefreshToken(previous *Token) descendant {
+	if previous == nil || previous.RefreshToken == "" {
+		return descendant{}
 	}
-	if seed := s.seed(); seed != "" && seed != previous.seed {
-		return ""
+	r := resolver{lookup: s.config.Lookup}
+	configured, err := r.text("refresh_token", s.config.RefreshToken)
+	if err == nil && configured != "" && seedOf(configured) != previous.seed {
+		return descendant{}
 	}
-	return previous.RefreshToken
+	return descendant{previous.RefreshToken, previous.seed}
 }
 
-// seed tells apart the first refresh tokens that an operator configures, so
-// that a new one is used at once and a spent one never again. It is empty
-// where there is none, or none that can be read.
-func (s *Source) seed() string {
-	r := resolver{lookup: s.config.Lookup}
-	first, err := r.text("refresh_token", s.config.RefreshToken)
-	if err != nil || first == "" {
-		return ""
-	}
-	return digest([]string{first})
-}
+func seedOf(refreshToken string) string { return digest([]string{refreshToken}) }
 
 // refused says that the provider answered and did not take the refresh token,
 // in whatever words: asking with the grant itself may help. A client that is
@@ -188,10 +186,10 @@ func refused(e *Error) bool {
 const loginRetry = 10 * time.Minute
 
 // send makes one token request.
-func (s *Source) send(ctx context.Context, refresh bool, token string) (*Token, *Error) {
-	set, err := s.resolve(refresh, token)
+func (s *Source) send(ctx context.Context, refresh bool, current descendant) (*Token, *Error) {
+	set, err := s.resolve(refresh, current)
 	if err != nil {
-		return nil, &Error{Reason: err.Error(), Permanent: true, Changed: s.changed(refresh, token, "")}
+		return nil, &Error{Reason: err.Error(), Permanent: true, Changed: s.changed(refresh, current, "")}
 	}
 	exchange := &exchange{settings: set, config: &s.config, grant: s.config.Grant, refresh: refresh}
 	conf := clientcredentials.Config{
@@ -206,8 +204,8 @@ func (s *Source) send(ctx context.Context, refresh bool, token string) (*Token, 
 	answer, problem := exchange.result(failed)
 	if problem != nil {
 		s.judge(problem)
-		set.scrubber(token).error(problem)
-		problem.Changed = s.changed(refresh, token, set.digest)
+		set.scrubber().error(problem)
+		problem.Changed = s.changed(refresh, current, set.digest)
 		return nil, problem
 	}
 	return s.token(exchange, answer, set), nil
@@ -226,7 +224,7 @@ func (s *Source) token(x *exchange, a *answer, set *settings) *Token {
 		RefreshToken: a.refreshToken,
 		Issued:       x.answered,
 		Lifetime:     a.lifetime,
-		seed:         s.seed(),
+		seed:         set.seed,
 	}
 	if t.RefreshToken == "" && x.refresh {
 		t.RefreshToken = set.refreshToken // RFC 6749, section 6: the old one stays
@@ -250,9 +248,9 @@ func (s *Source) judge(e *Error) {
 
 // changed returns what Error.Changed asks: whether the same request would say
 // something else now.
-func (s *Source) changed(refresh bool, token, digest string) func() bool {
+func (s *Source) changed(refresh bool, current descendant, digest string) func() bool {
 	return func() bool {
-		set, err := s.resolve(refresh, token)
+		set, err := s.resolve(refresh, current)
 		return err == nil && set.digest != digest
 	}
 }

@@ -3,7 +3,9 @@ package tokensource
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -105,7 +107,7 @@ func (r *resolver) tree(option string, v any) (any, error) {
 			}
 		}
 	case map[string]any:
-		for k := range v {
+		for _, k := range slices.Sorted(maps.Keys(v)) { // one order, so that a change can be told
 			if v[k], err = r.tree(option, v[k]); err != nil {
 				return nil, err
 			}
