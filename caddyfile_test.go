@@ -172,7 +172,8 @@ func withoutDir(t *testing.T, text string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.ReplaceAll(strings.ReplaceAll(text, dir+string(filepath.Separator), ""), `\`, "/")
+	text = strings.ReplaceAll(text, dir+string(filepath.Separator), "")
+	return strings.ReplaceAll(text, filepath.Join("testdata", "imported")+string(filepath.Separator), "testdata/imported/")
 }
 
 // wrongCaddyfiles are the cases of one file of testdata/wrong: a Caddyfile in
@@ -269,7 +270,12 @@ func mistakeIn(t *testing.T, input string) string {
 	if strings.Contains(logged, canary) {
 		t.Errorf("a secret stands in the log: %s", logged)
 	}
-	return withoutDir(t, err.Error())
+	text := withoutDir(t, err.Error())
+	// Caddy provisions apps in no order; http asks for token_sources.
+	if i := strings.Index(text, "loading token_sources app module"); i >= 0 {
+		text = text[i:]
+	}
+	return text
 }
 
 func TestGoldenCaddyfiles(t *testing.T) {

@@ -4,6 +4,7 @@
 package caddy_test
 
 import (
+	"flag"
 	"os"
 	"testing"
 
@@ -11,6 +12,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// Most tests wait for something most of the time.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	harness.RemoveBinary()
 	os.Exit(code)

@@ -94,7 +94,7 @@ func (f *Response) read(resp *http.Response, now time.Time) (*answer, *Error) {
 
 func (f *Response) interpret(resp *http.Response, clock time.Time) (*answer, *Error) {
 	if resp.StatusCode/100 == 3 {
-		return nil, &Error{Reason: redirect(resp.Header.Get("Location"))}
+		return nil, &Error{Reason: redirect(resp.Header.Get("Location")), answered: true}
 	}
 	body, reason := readBody(resp.Body)
 	if reason != "" {
@@ -111,7 +111,7 @@ func (f *Response) interpret(resp *http.Response, clock time.Time) (*answer, *Er
 	}
 	token, reason := f.accessToken(doc)
 	if reason != "" {
-		return nil, &Error{Reason: reason}
+		return nil, &Error{Reason: reason, answered: true}
 	}
 	return &answer{
 		accessToken:  token,

@@ -125,6 +125,10 @@ func explain(err error) string {
 	var verification *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
 	var alert tls.AlertError
+	var proxy *net.OpError
+	if errors.As(err, &proxy) && proxy.Op == "proxyconnect" {
+		return "the forward proxy: " + explain(proxy.Err)
+	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no complete answer in time"
@@ -138,7 +142,7 @@ func explain(err error) string {
 		return "its certificate is for another name"
 	case errors.As(err, &invalid), errors.As(err, &verification):
 		return "its certificate is not valid"
-	case errors.As(err, &record):
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return "it does not speak TLS"
 	case errors.As(err, &alert):
 		return "it ended the TLS handshake: " + alert.Error()

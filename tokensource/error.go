@@ -35,6 +35,10 @@ type Error struct {
 	// Changed reports whether what was sent would be different now, because
 	// a secret resolves to another value. It may read files. Nil means never.
 	Changed func() bool
+
+	// answered is true for an answer that came whole and held no token, in
+	// whatever words.
+	answered bool
 }
 
 // Error returns one line for an operator.

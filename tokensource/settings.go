@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // settings is a configuration with every placeholder resolved, for one
@@ -63,16 +65,20 @@ func (s *Source) resolve(refresh bool, current descendant) (*settings, error) {
 		}
 	}
 	set.request = e.request(set.request, c.Grant == "custom")
+	option := "refresh_request url"
 	set.url = set.request.URL
 	if set.url == "" {
+		option = "token_url"
 		set.url = e.text("token_url", c.TokenURL)
 	}
 	if e.err != nil {
 		return nil, e.err
 	}
 	if err := CheckURL(set.url, c.InsecureHTTP); err != nil {
-		return nil, fmt.Errorf("token_url: %w", err)
+		return nil, fmt.Errorf("%s: %w", option, err)
 	}
+	e.query(set.url)
+	e.secrets = append(e.secrets, current.access)
 	set.secrets = append(e.secrets, r.resolved...)
 	set.digest = digest(r.lasting)
 	return set, nil
@@ -136,6 +142,9 @@ func (e *expansion) params(list []Param, all bool) []Param {
 				e.err = err
 			}
 			p.JSON = raw
+			if v, err := decodeJSON(raw); err == nil {
+				e.secrets = append(e.secrets, texts(v)...)
+			}
 		}
 		p.Value = e.text(option, p.Value)
 		if all || secretName.MatchString(p.Name) {
@@ -147,18 +156,38 @@ func (e *expansion) params(list []Param, all bool) []Param {
 }
 
 func (e *expansion) request(r Request, all bool) Request {
-	url, err := e.escaped("url", r.URL, queryEscape)
+	address, err := e.escaped("refresh_request url", r.URL, queryEscape)
 	if e.err == nil {
 		e.err = err
 	}
-	r.URL = url
+	r.URL = address
 	header := make([]Header, len(r.Header))
 	for i, h := range r.Header {
-		header[i] = Header{Name: h.Name, Value: e.secret("header "+h.Name, h.Value)}
+		value := e.secret("header "+h.Name, h.Value)
+		if _, credentials, ok := strings.Cut(value, " "); ok { // behind a scheme
+			e.secrets = append(e.secrets, credentials)
+		}
+		if e.err == nil && !httpguts.ValidHeaderFieldValue(value) {
+			e.err = fmt.Errorf("header %s: the value holds control characters", h.Name)
+		}
+		header[i] = Header{Name: h.Name, Value: value}
 	}
 	r.Header = header
 	r.Params = e.params(r.Params, all)
 	return r
+}
+
+// query notes the secrets that stand in the query of a URL.
+func (e *expansion) query(text string) {
+	u, err := url.Parse(text)
+	if err != nil {
+		return
+	}
+	for name, values := range u.Query() {
+		if secretName.MatchString(name) {
+			e.secrets = append(e.secrets, values...)
+		}
+	}
 }
 
 // queryEscape is good in a path as well as in a query.

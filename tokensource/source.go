@@ -142,23 +142,27 @@ func (s *Source) refreshes() bool {
 }
 
 // descendant is a refresh token that the provider issued, with a digest of the
-// configured one from which it descends. The zero value stands for the
+// configured one from which it descends. Without a token it stands for the
 // configured one itself.
-type descendant struct{ token, seed string }
+type descendant struct {
+	token, seed string
+	access      string // that came with it, not to be shown
+}
 
 // currentRefreshToken returns the refresh token to send: the newest that the
 // provider issued, unless the operator has configured another first one since.
 // That one is used at once, and a spent one never again.
 func (s *Source) currentRefreshToken(previous *Token) descendant {
-	if previous == nil || previous.RefreshToken == "" {
+	if previous == nil {
 		return descendant{}
 	}
 	r := resolver{lookup: s.config.Lookup}
 	configured, err := r.text("refresh_token", s.config.RefreshToken)
-	if err == nil && configured != "" && seedOf(configured) != previous.seed {
-		return descendant{}
+	isNew := err == nil && configured != "" && seedOf(configured) != previous.seed
+	if isNew || previous.RefreshToken == "" {
+		return descendant{access: previous.AccessToken}
 	}
-	return descendant{previous.RefreshToken, previous.seed}
+	return descendant{previous.RefreshToken, previous.seed, previous.AccessToken}
 }
 
 func seedOf(refreshToken string) string { return digest([]string{refreshToken}) }
@@ -241,7 +245,7 @@ func (s *Source) judge(e *Error) {
 	if s.config.Grant != "password" && s.config.Grant != "custom" {
 		return
 	}
-	if !e.Permanent && e.RetryAfter == 0 && refused(e) {
+	if !e.Permanent && e.RetryAfter == 0 && (e.answered || refused(e)) {
 		e.RetryAfter = loginRetry
 	}
 }

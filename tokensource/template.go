@@ -17,7 +17,7 @@ const RefreshTokenPlaceholder = "refresh_token"
 // and false for a name that is none: its braces then stand for themselves.
 type Lookup func(placeholder string) (value string, known bool)
 
-var placeholder = regexp.MustCompile(`\\?\{([A-Za-z_][^{}\s"]*)\}`)
+var placeholder = regexp.MustCompile(`\\?\{([A-Za-z_][^{}\r\n"]*)\}`)
 
 // Placeholders returns the names in braces in text that could be meant as
 // placeholders. One behind a backslash stands for itself.
@@ -46,6 +46,8 @@ func (r *resolver) text(option, template string) (string, error) {
 	return r.escaped(option, template, func(s string) string { return s })
 }
 
+// escaped is text, with an escape for what the provider issued. What the
+// operator configured is taken as it is.
 func (r *resolver) escaped(option, template string, escape func(string) string) (string, error) {
 	var failed error
 	out := placeholder.ReplaceAllStringFunc(template, func(match string) string {
@@ -60,7 +62,10 @@ func (r *resolver) escaped(option, template string, escape func(string) string) 
 		if value == "" && failed == nil {
 			failed = fmt.Errorf("%s: the placeholder {%s} is empty or cannot be read", option, name)
 		}
-		return escape(value)
+		if name == RefreshTokenPlaceholder {
+			return escape(value)
+		}
+		return value
 	})
 	return out, failed
 }
@@ -114,6 +119,24 @@ func (r *resolver) tree(option string, v any) (any, error) {
 		}
 	}
 	return v, nil
+}
+
+// texts returns every text in a JSON value.
+func texts(v any) []string {
+	var all []string
+	switch v := v.(type) {
+	case string:
+		all = append(all, v)
+	case []any:
+		for _, e := range v {
+			all = append(all, texts(e)...)
+		}
+	case map[string]any:
+		for _, e := range v {
+			all = append(all, texts(e)...)
+		}
+	}
+	return all
 }
 
 func decodeJSON(raw []byte) (any, error) {

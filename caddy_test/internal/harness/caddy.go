@@ -398,3 +398,11 @@ func (b *buffer) String() string {
 func File(name, text string) Option {
 	return func(_ *exec.Cmd, c *Caddy) { c.Write(name, text) }
 }
+
+// WriteFile writes a file into a folder.
+func WriteFile(tb testing.TB, dir, name, text string) {
+	tb.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+}
