@@ -283,7 +283,7 @@ func (r *TokenRequest) check(option string, token *TokenRequest) (string, *mista
 
 func checkRequestHeader(option string, h RequestHeader) *mistake {
 	if !httpguts.ValidHeaderFieldName(h.Name) {
-		return wrong(option, "%q is not the name of a header field", h.Name)
+		return wrong(option, "the name of a header field holds what it cannot (not shown, it may be a secret); write header NAME VALUE")
 	}
 	if isFraming(h.Name) && textproto.CanonicalMIMEHeaderKey(h.Name) != "Host" {
 		return wrong(option, "the header %s belongs to the connection and cannot be set", h.Name)

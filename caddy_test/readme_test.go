@@ -61,7 +61,7 @@ func TestTheOptionsOfTheREADMEAreThoseThatThereAre(t *testing.T) {
 		t.Fatalf("few options: %v", options)
 	}
 	for _, option := range options {
-		if !regexp.MustCompile("(?m)^\\|.*`"+option+"[ `]").MatchString(readme) {
+		if !regexp.MustCompile("(?m)^\\|.*`" + option + "[ `]").MatchString(readme) {
 			t.Errorf("the README's table does not explain %s", option)
 		}
 	}

@@ -150,7 +150,7 @@ func setBody(req *http.Request, contentType string, body []byte) {
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
-	if body == nil {
+	if len(body) == 0 {
 		req.Body, req.GetBody = http.NoBody, nil
 		req.ContentLength = 0
 		if req.Method == http.MethodGet {
