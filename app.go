@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -79,7 +80,9 @@ func (a *App) provision(name string, s *Source) error {
 		return err
 	}
 	transport, err := a.transport(s)
-	if err != nil {
+	if err != nil && s.Transport != nil && len(s.Transport.NetworkProxyRaw) > 0 && strings.Contains(err.Error(), "network_proxy") {
+		return errors.New("transport: network_proxy: this is wrong; it is not shown, for it may hold a password")
+	} else if err != nil {
 		return fmt.Errorf("transport: %w", err)
 	}
 	r, err := acquire(key, s)
@@ -156,6 +159,9 @@ func (a *App) refresher(name string) (*refresher.Refresher, error) {
 }
 
 func unknownSource(name string, sources map[string]*Source) error {
+	if len(sources) == 0 {
+		return fmt.Errorf("no token source is named %q; there are none: write token_sources { source %s { … } } in the global options", name, name)
+	}
 	return fmt.Errorf("no token source is named %q; %s", name, didYouMean(name, slices.Collect(maps.Keys(sources))))
 }
 

@@ -33,7 +33,7 @@ const directiveForm = "write inject_token [MATCHER] NAME UPSTREAM…, such as in
 // reverse_proxy's parser.
 func parseInjectToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	h.Next() // consume directive name
-	r := newOptionReader(h.Dispenser)
+	r := newOptionReader(h.Dispenser, "inject_token")
 	if !h.NextArg() {
 		return nil, h.Errf("the name of a token source is missing; %s", directiveForm)
 	}
@@ -44,12 +44,16 @@ func parseInjectToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, erro
 	h.Delete()
 	h.RemainingArgs() // the upstreams are reverse_proxy's
 
+	var own bool // whether the option that was read last is ours
 	for h.NextBlock(0) {
+		if own && h.Val() == "{" {
+			return nil, r.unknown(nil)
+		}
 		if h.Nesting() != 1 {
 			continue
 		}
-		parse, own := transportOptions[h.Val()]
-		if !own {
+		var parse transportOption
+		if parse, own = transportOptions[h.Val()]; !own {
 			h.RemainingArgs() // they are no options, whatever they look like
 			continue
 		}
@@ -59,6 +63,9 @@ func parseInjectToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, erro
 		}
 		if err := parse.set(r, t, args); err != nil {
 			return nil, err
+		}
+		if m := t.check(); m != nil {
+			return nil, r.place.WrapErr(m)
 		}
 		h.DeleteN(len(args) + 1)
 	}
@@ -81,8 +88,8 @@ func parseInjectToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, erro
 // checkSourceOption wants a source that the global options define; they are
 // read before any site.
 func checkSourceOption(h httpcaddyfile.Helper, name string) error {
-	if strings.ContainsAny(name, ":/{") {
-		return h.Errf("the name of a token source comes first, and %q is none; %s", name, directiveForm)
+	if strings.ContainsAny(name, ":/{") { // not shown: it may be a URL with a password
+		return h.Errf("the name of a token source comes first, and this is none; %s", directiveForm)
 	}
 	var app App
 	if option, ok := h.Option("token_sources").(httpcaddyfile.App); ok {
@@ -161,7 +168,7 @@ func (t *Transport) wrap(handler *reverseproxy.Handler) error {
 //	}
 func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume transport name
-	r := newOptionReader(d)
+	r := newOptionReader(d, "transport inject_token")
 	args := d.RemainingArgs()
 	if len(args) != 1 {
 		return d.Errf("transport inject_token takes one argument, the name of a token source")
@@ -187,6 +194,9 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		}
 		if err := parse.set(r, t, args); err != nil {
 			return err
+		}
+		if m := t.check(); m != nil {
+			return r.place.WrapErr(m)
 		}
 	}
 	if m := t.check(); m != nil {
@@ -259,11 +269,13 @@ type optionReader struct {
 	*caddyfile.Dispenser
 	start   *caddyfile.Dispenser // at the token in front of the block
 	places  map[string]*caddyfile.Dispenser
-	current string
+	block   string               // what the block describes
+	current string               // the option that is read
+	place   *caddyfile.Dispenser // at that option
 }
 
-func newOptionReader(d *caddyfile.Dispenser) *optionReader {
-	return &optionReader{Dispenser: d, start: placeOf(d), places: map[string]*caddyfile.Dispenser{}}
+func newOptionReader(d *caddyfile.Dispenser, block string) *optionReader {
+	return &optionReader{Dispenser: d, start: placeOf(d), places: map[string]*caddyfile.Dispenser{}, block: block}
 }
 
 // placeOf returns a dispenser whose errors name the line of d's current token.
@@ -275,15 +287,21 @@ func placeOf(d *caddyfile.Dispenser) *caddyfile.Dispenser {
 
 // begin notes that the option at the current token is read.
 func (r *optionReader) begin(repeats bool) error {
-	r.current = r.Val()
+	r.current, r.place = r.Val(), placeOf(r.Dispenser)
 	if first, again := r.places[r.current]; again {
 		if !repeats {
 			return r.Errf("%s: given already at %s:%d", r.current, first.File(), first.Line())
 		}
 		return nil
 	}
-	r.places[r.current] = placeOf(r.Dispenser)
+	r.places[r.current] = r.place
 	return nil
+}
+
+// named notes where the current option stands with this name, of those that
+// stand several times with different ones.
+func (r *optionReader) named(name string) {
+	r.places[r.current+" "+name] = r.place
 }
 
 // option begins the option at the current token and returns its arguments.
@@ -300,12 +318,18 @@ func (r *optionReader) errf(format string, args ...any) error {
 	return r.Errf(r.current+": "+format, args...)
 }
 
-// locate gives a mistake the line of its option, or else of the block.
+// locate gives a mistake the line of its option, or else of what that is in.
 func (r *optionReader) locate(m *mistake) error {
-	if place, ok := r.places[m.option]; ok {
-		return place.WrapErr(m)
+	for option := m.option; ; {
+		if place, ok := r.places[option]; ok {
+			return place.WrapErr(m)
+		}
+		end := strings.LastIndexByte(option, ' ')
+		if end < 0 {
+			return r.start.WrapErr(m)
+		}
+		option = option[:end]
 	}
-	return r.start.WrapErr(m)
 }
 
 // unknown returns the error for an option that there is not. What was written
@@ -316,13 +340,16 @@ func (r *optionReader) unknown(names []string) error {
 		return r.Errf("%s takes no block in braces", r.current)
 	}
 	if best := nearest(r.Val(), names); best != "" {
-		return r.Errf("unknown option %s; did you mean %s?", r.Val(), best)
+		return r.Errf("unknown option %s in %s; did you mean %s?", r.Val(), r.block, best)
 	}
-	return r.Errf("unknown option; %s", didYouMean("", names))
+	return r.Errf("unknown option in %s; %s", r.block, didYouMean("", names))
 }
 
 func (r *optionReader) text(out *string, args []string) error {
-	if len(args) != 1 {
+	if len(args) == 0 {
+		return r.errf("the argument is missing")
+	}
+	if len(args) > 1 {
 		return r.errf("this takes one argument, but there are %d; put quotes around one with blanks", len(args))
 	}
 	if args[0] == "" {

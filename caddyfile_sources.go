@@ -2,6 +2,8 @@ package injecttoken
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -71,7 +73,7 @@ func parseTokenSources(d *caddyfile.Dispenser, existing any) (any, error) {
 		return nil, d.Errf("token_sources takes no argument, only a block of sources")
 	}
 	for d.NextBlock(0) {
-		r := newOptionReader(d)
+		r := newOptionReader(d, "token_sources")
 		if d.Val() != "source" {
 			return nil, r.unknown([]string{"source"})
 		}
@@ -95,7 +97,8 @@ func (a *App) parseSource(r *optionReader) error {
 		return r.start.Errf("there is a token source named %s already", name)
 	}
 	s := new(Source)
-	if err := r.block(sourceOptions, s); err != nil {
+	r.block = "source"
+	if err := r.options(sourceOptions, s); err != nil {
 		return err
 	}
 	if m := s.check(); m != nil {
@@ -112,8 +115,8 @@ type blockOption[T any] struct {
 	set     func(r *optionReader, into *T, args []string) error
 }
 
-// block reads the options of a source.
-func (r *optionReader) block(options map[string]blockOption[Source], into *Source) error {
+// options reads the options of a source.
+func (r *optionReader) options(options map[string]blockOption[Source], into *Source) error {
 	return readBlock(r, options, into)
 }
 
@@ -189,10 +192,13 @@ func parseScope(r *optionReader, s *Source, args []string) error {
 }
 
 func (r *optionReader) param(list *[]Param, args []string) error {
+	omit := len(args) > 0 && strings.HasPrefix(args[0], "-")
 	switch {
-	case len(args) == 1 && len(args[0]) > 1 && args[0][0] == '-':
+	case omit && len(args) == 1 && len(args[0]) > 1:
+		r.named(args[0][1:])
 		*list = append(*list, Param{Name: args[0][1:], Omit: true})
-	case len(args) == 2 && args[0] != "":
+	case !omit && len(args) == 2 && args[0] != "":
+		r.named(args[0])
 		*list = append(*list, Param{Name: args[0], Value: args[1]})
 	default:
 		return r.errf("write param NAME VALUE, or param -NAME to leave a standard one out")
@@ -205,8 +211,9 @@ func parseParamJSON(r *optionReader, s *Source, args []string) error {
 		return r.errf("write param_json NAME JSON, the JSON in backquotes")
 	}
 	if !json.Valid([]byte(args[1])) {
-		return r.errf("the value of %s is not JSON", args[0])
+		return r.errf("the value is not JSON; write param_json NAME JSON, the JSON in backquotes")
 	}
+	r.named(args[0])
 	s.Params = append(s.Params, Param{Name: args[0], JSON: json.RawMessage(args[1])})
 	return nil
 }
@@ -237,15 +244,20 @@ func (r *optionReader) request(into **TokenRequest, args []string) error {
 
 // inner reads a block within the block.
 func (r *optionReader) inner(read func(*optionReader) error) error {
-	inner := newOptionReader(r.Dispenser)
+	inner := newOptionReader(r.Dispenser, r.current)
 	inner.current = r.current
-	return read(inner)
+	err := read(inner)
+	for option, place := range inner.places {
+		r.places[inner.block+" "+option] = place
+	}
+	return err
 }
 
 func parseRequestHeader(r *optionReader, t *TokenRequest, args []string) error {
 	if len(args) != 2 {
 		return r.errf("write header NAME VALUE")
 	}
+	r.named(args[0])
 	t.Headers = append(t.Headers, RequestHeader{Name: args[0], Value: args[1]})
 	return nil
 }
@@ -270,18 +282,22 @@ var responseOptions = map[string]blockOption[TokenResponse]{
 	"access_token":  field(func(t *TokenResponse) *string { return &t.AccessToken }),
 	"refresh_token": field(func(t *TokenResponse) *string { return &t.RefreshToken }),
 	"expires_in": {set: func(r *optionReader, t *TokenResponse, args []string) error {
+		if len(args) != 1 && len(args) != 2 {
+			return r.errf("write expires_in PATH [s|ms|m|h]")
+		}
 		if len(args) == 2 {
 			t.ExpiresInUnit = args[1]
-			args = args[:1]
 		}
-		return r.text(&t.ExpiresIn, args)
+		return r.text(&t.ExpiresIn, args[:1])
 	}},
 	"expires_at": {set: func(r *optionReader, t *TokenResponse, args []string) error {
+		if len(args) != 1 && len(args) != 2 {
+			return r.errf("write expires_at PATH [unix|unix_ms|rfc3339]")
+		}
 		if len(args) == 2 {
 			t.ExpiresAtFormat = args[1]
-			args = args[:1]
 		}
-		return r.text(&t.ExpiresAt, args)
+		return r.text(&t.ExpiresAt, args[:1])
 	}},
 	"error": {set: func(r *optionReader, t *TokenResponse, args []string) error {
 		if len(args) == 0 {
@@ -316,5 +332,19 @@ func parseTransport(r *optionReader, s *Source, args []string) error {
 		return r.errf("write transport http { … }, with the options of reverse_proxy's transport http")
 	}
 	s.Transport = new(reverseproxy.HTTPTransport)
-	return s.Transport.UnmarshalCaddyfile(r.NewFromNextSegment())
+	d := r.NewFromNextSegment()
+	if err := s.Transport.UnmarshalCaddyfile(d); err != nil {
+		return withoutWord(err, d.Val())
+	}
+	return nil
+}
+
+// withoutWord takes the word at fault out of an error of Caddy's own parser:
+// in a line that was broken in the wrong place it may be a secret, such as a
+// proxy's password.
+func withoutWord(err error, word string) error {
+	if len(word) < 4 {
+		return fmt.Errorf("transport http: %w", err)
+	}
+	return errors.New("transport http: " + strings.ReplaceAll(err.Error(), word, "…"))
 }

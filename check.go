@@ -120,10 +120,10 @@ func (s *Source) checkURLs() *mistake {
 		return m
 	}
 	if s.TokenRequest != nil && s.TokenRequest.URL != "" {
-		return wrong("token_request", "url belongs into refresh_request; the address of this one is token_url")
+		return wrong("token_request url", "this belongs into refresh_request; the address of this one is token_url")
 	}
 	if s.RefreshRequest != nil && s.RefreshRequest.URL != "" {
-		return s.checkURL("refresh_request", s.RefreshRequest.URL)
+		return s.checkURL("refresh_request url", s.RefreshRequest.URL)
 	}
 	return nil
 }
@@ -133,11 +133,8 @@ func (s *Source) checkURLs() *mistake {
 func (s *Source) checkURL(option, text string) *mistake {
 	names := tokensource.Placeholders(text)
 	for _, name := range names {
-		if name == tokensource.RefreshTokenPlaceholder && option == "refresh_request" {
-			continue
-		}
-		if !isRuntime(name) {
-			return wrong(option, "the placeholder {%s} cannot be used here: a token request belongs to no caller's request; there are {env.*} and {file.*}", name)
+		if m := checkPlaceholder(option, name); m != nil {
+			return m
 		}
 	}
 	if len(names) > 0 {
@@ -152,7 +149,8 @@ func (s *Source) checkURL(option, text string) *mistake {
 func (s *Source) checkClient() *mistake {
 	names := tokensource.ClientAuthNames()
 	if s.ClientAuth != "" && !slices.Contains(names, s.ClientAuth) {
-		return wrong("client_auth", "unknown method %q; %s", s.ClientAuth, didYouMean(s.ClientAuth, names))
+		// Not shown: it may be the secret itself.
+		return wrong("client_auth", "unknown method; %s", didYouMean(s.ClientAuth, names))
 	}
 	switch {
 	case s.ClientAuth == "none" && s.ClientSecret != "":
@@ -180,14 +178,14 @@ func (s *Source) checkPlaceholders() *mistake {
 		templates = append(templates, template{"scope", scope})
 	}
 	for _, p := range s.Params {
-		templates = append(templates, template{"param", p.Value}, template{"param", string(p.JSON)})
+		templates = append(templates, template{"param " + p.Name, p.Value}, template{"param_json " + p.Name, string(p.JSON)})
 	}
 	add := func(option string, r *TokenRequest) {
 		for _, h := range r.Headers {
-			templates = append(templates, template{option, h.Value})
+			templates = append(templates, template{option + " header " + h.Name, h.Value})
 		}
 		for _, p := range r.Params {
-			templates = append(templates, template{option, p.Value}, template{option, string(p.JSON)})
+			templates = append(templates, template{option + " param " + p.Name, p.Value}, template{option + " param " + p.Name, string(p.JSON)})
 		}
 	}
 	if s.TokenRequest != nil {
@@ -198,17 +196,29 @@ func (s *Source) checkPlaceholders() *mistake {
 	}
 	for _, t := range templates {
 		for _, name := range tokensource.Placeholders(t.text) {
-			switch {
-			case isRuntime(name):
-			case name == tokensource.RefreshTokenPlaceholder && t.option == "refresh_request":
-			case name == tokensource.RefreshTokenPlaceholder:
-				return wrong(t.option, "{refresh_token} can be used in refresh_request alone")
-			case strings.HasPrefix(name, "http."):
-				return wrong(t.option, "a placeholder of a request cannot be used: a token request belongs to no caller's request; there are {env.*} and {file.*}")
-			case placeholderName.MatchString(name):
-				return wrong(t.option, `unknown placeholder in braces; there are {env.*} and {file.*}, and \{ is a brace that means itself`)
+			if !placeholderName.MatchString(name) {
+				continue // braces in a value
+			}
+			if m := checkPlaceholder(t.option, name); m != nil {
+				return m
 			}
 		}
+	}
+	return nil
+}
+
+// checkPlaceholder refuses a placeholder that a token request cannot resolve.
+// Its name is not shown: it may be part of a secret with braces in it.
+func checkPlaceholder(option, name string) *mistake {
+	switch {
+	case isRuntime(name):
+	case name == tokensource.RefreshTokenPlaceholder && strings.HasPrefix(option, "refresh_request"):
+	case name == tokensource.RefreshTokenPlaceholder:
+		return wrong(option, "{refresh_token} can be used in refresh_request alone")
+	case strings.HasPrefix(name, "http."):
+		return wrong(option, "a placeholder of a request cannot be used: a token request belongs to no caller's request; there are {env.*} and {file.*}")
+	default:
+		return wrong(option, `unknown placeholder in braces; there are {env.*} and {file.*}, and \{ is a brace that means itself`)
 	}
 	return nil
 }
@@ -248,13 +258,19 @@ func (s *Source) checkRequests() *mistake {
 // client's own.
 func (s *Source) checkBasicTwice() *mistake {
 	basic := s.ClientAuth == "client_secret_basic" || s.ClientAuth == "" && s.ClientSecret != ""
-	for option, r := range map[string]*TokenRequest{"token_request": s.TokenRequest, "refresh_request": s.RefreshRequest} {
-		if r == nil || !basic {
+	if !basic {
+		return nil
+	}
+	for _, request := range []struct {
+		option string
+		*TokenRequest
+	}{{"token_request", s.TokenRequest}, {"refresh_request", s.RefreshRequest}} {
+		if request.TokenRequest == nil {
 			continue
 		}
-		for _, h := range r.Headers {
+		for _, h := range request.Headers {
 			if textproto.CanonicalMIMEHeaderKey(h.Name) == "Authorization" {
-				return wrong(option, "the header Authorization holds the client's credentials already (client_secret_basic)")
+				return wrong(request.option+" header "+h.Name, "this field holds the client's credentials already (client_secret_basic)")
 			}
 		}
 	}
@@ -278,18 +294,20 @@ func (r *TokenRequest) check(option string, token *TokenRequest) (string, *mista
 		}
 	}
 	inherited := r.request().Inherit(token.request())
-	return inherited.Encoding, checkParams(option, r.Params, inherited.Encoding)
+	return inherited.Encoding, checkParams(option+" param", r.Params, inherited.Encoding)
 }
 
 func checkRequestHeader(option string, h RequestHeader) *mistake {
 	if !httpguts.ValidHeaderFieldName(h.Name) {
-		return wrong(option, "the name of a header field holds what it cannot (not shown, it may be a secret); write header NAME VALUE")
+		// Not shown, for it may be the value.
+		return &mistake{option + " header " + h.Name, option + " header: the name holds what no header field's name can; write header NAME VALUE, without a colon"}
 	}
+	option += " header " + h.Name
 	if isFraming(h.Name) && textproto.CanonicalMIMEHeaderKey(h.Name) != "Host" {
-		return wrong(option, "the header %s belongs to the connection and cannot be set", h.Name)
+		return wrong(option, "this belongs to the connection and cannot be set")
 	}
 	if !httpguts.ValidHeaderFieldValue(h.Value) {
-		return wrong(option, "the value of the header %s holds control characters", h.Name)
+		return wrong(option, "the value holds control characters")
 	}
 	return nil
 }
@@ -297,17 +315,21 @@ func checkRequestHeader(option string, h RequestHeader) *mistake {
 func checkParams(option string, list []Param, encoding string) *mistake {
 	seen := map[string]bool{}
 	for _, p := range list {
+		name := option + " " + p.Name
+		if p.JSON != nil && option == "param" {
+			name = "param_json " + p.Name
+		}
 		switch {
 		case p.Name == "":
 			return wrong(option, "a parameter has no name")
 		case p.JSON != nil && p.Value != "", p.Omit && (p.JSON != nil || p.Value != ""):
-			return wrong(option, "%s has more than one of value, json and omit", p.Name)
+			return wrong(name, "this has more than one of value, json and omit")
 		case p.JSON != nil && encoding != "json":
-			return wrong(option, "%s has a JSON value, which goes with the encoding json alone (token_request json)", p.Name)
+			return wrong(name, "a JSON value goes with the encoding json alone (token_request json)")
 		case p.JSON != nil && !json.Valid(p.JSON):
-			return wrong(option, "the value of %s is not JSON", p.Name)
+			return wrong(name, "the value is not JSON")
 		case seen[p.Name] && (encoding == "json" || p.Omit):
-			return wrong(option, "%s stands here twice", p.Name)
+			return wrong(name, "this stands here twice")
 		}
 		seen[p.Name] = true
 	}
@@ -329,14 +351,14 @@ func (s *Source) checkResponse() *mistake {
 		{"expires_in", r.ExpiresIn}, {"expires_at", r.ExpiresAt}, {"error", r.Error},
 	} {
 		if f.path != "" && !responsePath.MatchString(f.path) {
-			return wrong("token_response", "%s: %q is not a path such as data.token", f.name, f.path)
+			return wrong("token_response "+f.name, "%q is not a path such as data.token", f.path)
 		}
 	}
 	if _, ok := expiresInUnits[r.ExpiresInUnit]; !ok {
-		return wrong("token_response", "expires_in: unknown unit %q; there are s, ms, m and h", r.ExpiresInUnit)
+		return wrong("token_response expires_in", "unknown unit %q; there are s, ms, m and h", r.ExpiresInUnit)
 	}
 	if !slices.Contains([]string{"", "unix", "unix_ms", "rfc3339"}, r.ExpiresAtFormat) {
-		return wrong("token_response", "expires_at: unknown format %q; there are unix, unix_ms and rfc3339", r.ExpiresAtFormat)
+		return wrong("token_response expires_at", "unknown format %q; there are unix, unix_ms and rfc3339", r.ExpiresAtFormat)
 	}
 	return nil
 }

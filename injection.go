@@ -95,8 +95,11 @@ func newInjection(headers []HeaderInjection, params []string) (*injection, *mist
 		in.formats = append(in.formats, h.format())
 	}
 	for i, p := range params {
-		if p == "" || slices.Contains(params[:i], p) {
-			return nil, wrong("query", "the parameter %q is empty or set twice", p)
+		if p == "" {
+			return nil, wrong("query", "the name of the parameter is empty")
+		}
+		if slices.Contains(params[:i], p) {
+			return nil, wrong("query", "%s is set twice", p)
 		}
 	}
 	return in, nil
