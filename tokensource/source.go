@@ -174,6 +174,8 @@ func refused(e *Error) bool {
 	switch {
 	case e.Code == "invalid_client":
 		return false
+	case e.answered:
+		return true
 	case e.Permanent:
 		return e.StatusCode != 0
 	case e.StatusCode == http.StatusRequestTimeout, e.StatusCode == http.StatusTooEarly,
@@ -245,7 +247,7 @@ func (s *Source) judge(e *Error) {
 	if s.config.Grant != "password" && s.config.Grant != "custom" {
 		return
 	}
-	if !e.Permanent && e.RetryAfter == 0 && (e.answered || refused(e)) {
+	if !e.Permanent && e.RetryAfter == 0 && refused(e) {
 		e.RetryAfter = loginRetry
 	}
 }
