@@ -7,9 +7,10 @@
 // token for it, package refresher keeps that token fresh, and pool.go lets the
 // refresher of an unchanged source live through a reload.
 //
-// The transport http.reverse_proxy.transport.inject_token (transport.go,
-// injection.go, unavailable.go) puts the token on a copy of the request that
-// nothing but the upstream ever sees. The directive inject_token is its
+// The transport http.reverse_proxy.transport.inject_token (transport.go) puts
+// the token on a copy of the request that nothing but the upstream ever sees:
+// injection.go and query.go say where it stands, hosts.go where it may go, and
+// unavailable.go what callers get where there is none. The directive inject_token is its
 // shortcut (caddyfile.go); the global option token_sources is read in
 // caddyfile_sources.go.
 package injecttoken

@@ -179,31 +179,6 @@ func (t *Transport) checkUpstreams(ctx caddy.Context) error {
 	return nil
 }
 
-// checkAllowHosts wants allow_hosts where the address of an upstream is not
-// known from the configuration.
-func checkAllowHosts(handler *reverseproxy.Handler, allowed []string) *mistake {
-	if len(allowed) > 0 {
-		return nil
-	}
-	open := strings.Contains(string(handler.DynamicUpstreamsRaw), "{http.")
-	for _, upstream := range handler.Upstreams {
-		open = open || strings.Contains(upstream.Dial, "{")
-	}
-	if open {
-		return wrong("allow_hosts", "missing; the address of an upstream holds a placeholder, so say which hosts may get the token, such as allow_hosts *.example.org")
-	}
-	return nil
-}
-
-// isLocal says whether an upstream's address stays on this machine.
-func isLocal(dial string) bool {
-	address, err := caddy.ParseNetworkAddress(dial)
-	if err != nil {
-		return strings.Contains(dial, "{") // not known
-	}
-	return address.IsUnixNetwork() || address.IsFdNetwork() || tokensource.IsLoopback(address.Host)
-}
-
 // RoundTrip sends a copy of the request with the token on it. The request
 // itself stays as it is.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -295,25 +270,6 @@ func (t *Transport) refuses(resp *http.Response) bool {
 		}
 	}
 	return true
-}
-
-// allowed says whether the host that will be dialed may get the token.
-func (t *Transport) allowed(req *http.Request) bool {
-	dial, ok := reverseproxy.GetDialInfo(req.Context())
-	if !ok {
-		return hostAllowed(req.URL.Hostname(), req.URL.Port(), t.AllowHosts)
-	}
-	return hostAllowed(dial.Host, dial.Port, t.AllowHosts)
-}
-
-// followsElsewhere says whether a health check follows a redirect that leads
-// away from its upstream.
-func followsElsewhere(req *http.Request) bool {
-	if req.Response == nil {
-		return false
-	}
-	dial, ok := reverseproxy.GetDialInfo(req.Context())
-	return !ok || req.URL.Host != dial.Address && req.URL.Host != dial.Host
 }
 
 // tell puts the outcome into the access log and into placeholders. Health

@@ -16,7 +16,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"regexp"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -260,5 +259,3 @@ func (s *Source) changed(refresh bool, current descendant, digest string) func()
 		return err == nil && set.digest != digest
 	}
 }
-
-var secretName = regexp.MustCompile(`(?i)pass|secret|token|key|pin$|code|assertion|signature|credential|auth`)

@@ -1,0 +1,103 @@
+package injecttoken
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddytoken/inject-token/tokensource"
+)
+
+// checkAllowHosts wants allow_hosts where the address of an upstream is not
+// known from the configuration.
+func checkAllowHosts(handler *reverseproxy.Handler, allowed []string) *mistake {
+	if len(allowed) > 0 {
+		return nil
+	}
+	open := strings.Contains(string(handler.DynamicUpstreamsRaw), "{http.")
+	for _, upstream := range handler.Upstreams {
+		open = open || strings.Contains(upstream.Dial, "{")
+	}
+	if open {
+		return wrong("allow_hosts", "missing; the address of an upstream holds a placeholder, so say which hosts may get the token, such as allow_hosts *.example.org")
+	}
+	return nil
+}
+
+// isLocal says whether an upstream's address stays on this machine.
+func isLocal(dial string) bool {
+	address, err := caddy.ParseNetworkAddress(dial)
+	if err != nil {
+		return strings.Contains(dial, "{") // not known
+	}
+	return address.IsUnixNetwork() || address.IsFdNetwork() || tokensource.IsLoopback(address.Host)
+}
+
+// allowed says whether the host that will be dialed may get the token.
+func (t *Transport) allowed(req *http.Request) bool {
+	dial, ok := reverseproxy.GetDialInfo(req.Context())
+	if !ok {
+		return hostAllowed(req.URL.Hostname(), req.URL.Port(), t.AllowHosts)
+	}
+	return hostAllowed(dial.Host, dial.Port, t.AllowHosts)
+}
+
+// followsElsewhere says whether a health check follows a redirect that leads
+// away from its upstream.
+func followsElsewhere(req *http.Request) bool {
+	if req.Response == nil {
+		return false
+	}
+	dial, ok := reverseproxy.GetDialInfo(req.Context())
+	return !ok || req.URL.Host != dial.Address && req.URL.Host != dial.Host
+}
+
+// checkHostPattern refuses what could never match.
+func checkHostPattern(pattern string) *mistake {
+	host, _ := splitHostPort(pattern)
+	if host == "" || host == "*" || strings.ContainsAny(pattern, "/{} ") {
+		return wrong("allow_hosts", "%q is not a host such as api.example.org, *.example.org or 10.0.0.1:8443", pattern)
+	}
+	return nil
+}
+
+// hostAllowed says whether a host, with its port, matches one of the patterns.
+// As in Caddy's host matcher, * stands for one label. A pattern without a port
+// allows every port.
+func hostAllowed(host, port string, patterns []string) bool {
+	for _, pattern := range patterns {
+		wantHost, wantPort := splitHostPort(pattern)
+		if wantPort != "" && wantPort != port {
+			continue
+		}
+		if labelsMatch(strings.ToLower(host), strings.ToLower(wantHost)) {
+			return true
+		}
+	}
+	return false
+}
+
+func labelsMatch(host, pattern string) bool {
+	have, want := strings.Split(host, "."), strings.Split(pattern, ".")
+	if len(have) != len(want) {
+		return false
+	}
+	for i := range want {
+		if want[i] != have[i] && (want[i] != "*" || have[i] == "") {
+			return false
+		}
+	}
+	return true
+}
+
+// splitHostPort is net.SplitHostPort for what may have no port.
+func splitHostPort(text string) (host, port string) {
+	if i := strings.LastIndexByte(text, ':'); i >= 0 && strings.IndexByte(text, ':') == i || strings.Contains(text, "]:") {
+		host, port = text[:i], text[i+1:]
+	} else {
+		host = text
+	}
+	return strings.Trim(host, "[]"), port
+}

@@ -1,0 +1,95 @@
+package injecttoken
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/caddytoken/inject-token/tokensource"
+)
+
+// withoutParams drops the parameters of these names from a raw query and
+// leaves every other byte as it was. Letter case is not looked at, and a
+// semicolon separates as well, since there are servers that think so.
+func withoutParams(query string, names []string) string {
+	if query == "" {
+		return query
+	}
+	var out strings.Builder
+	var written bool
+	for rest, separator := query, ""; ; {
+		end := strings.IndexAny(rest, "&;")
+		pair, next := rest, ""
+		if end >= 0 {
+			pair, next = rest[:end], rest[end:end+1]
+		}
+		if !isParam(pair, names) {
+			if written {
+				out.WriteString(separator)
+			}
+			out.WriteString(pair)
+			written = true
+		}
+		if end < 0 {
+			return out.String()
+		}
+		rest, separator = rest[end+1:], next
+	}
+}
+
+func isParam(pair string, names []string) bool {
+	name, _, _ := strings.Cut(pair, "=")
+	if decoded, err := url.QueryUnescape(name); err == nil {
+		name = decoded
+	}
+	for _, n := range names {
+		if strings.EqualFold(name, n) {
+			return true
+		}
+	}
+	return false
+}
+
+// reflecting are the fields of an answer in which servers repeat the URL that
+// they were asked for.
+var reflecting = []string{"Location", "Content-Location", "Link", "Refresh"}
+
+// scrub takes the token out of the URLs in an answer, so that a redirect to
+// the same address with a slash does not show it to the caller.
+func (in *injection) scrub(header http.Header, token *tokensource.Token) {
+	if len(in.params) == 0 {
+		return
+	}
+	for _, field := range reflecting {
+		for i, value := range header[field] {
+			value = withoutReflected(value, in.params)
+			for _, form := range []string{token.AccessToken, url.QueryEscape(token.AccessToken), url.QueryEscape(url.QueryEscape(token.AccessToken))} {
+				value = strings.ReplaceAll(value, form, "")
+			}
+			header[field][i] = value
+		}
+	}
+}
+
+// withoutReflected drops the parameters from every query in a text that holds
+// one or more URLs.
+func withoutReflected(text string, names []string) string {
+	var out strings.Builder
+	for {
+		start := strings.IndexByte(text, '?')
+		if start < 0 {
+			out.WriteString(text)
+			return out.String()
+		}
+		end := start + 1 + strings.IndexFunc(text[start+1:], func(r rune) bool { return strings.ContainsRune("#>\"', \t", r) })
+		if end == start {
+			end = len(text)
+		}
+		out.WriteString(text[:start])
+		query := text[start+1 : end]
+		if cleaned := withoutParams(query, names); cleaned != "" || query == "" {
+			out.WriteString("?" + cleaned)
+		}
+		text = text[end:]
+	}
+}
