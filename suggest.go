@@ -8,7 +8,7 @@ import (
 // nearest returns the name that was probably meant, or "".
 func nearest(name string, names []string) string {
 	best, bestDistance := "", 3
-	for _, candidate := range names {
+	for _, candidate := range slices.Sorted(slices.Values(names)) {
 		if d := distance(name, candidate); d < bestDistance && d < len(candidate)/2+1 {
 			best, bestDistance = candidate, d
 		}

@@ -45,6 +45,20 @@ func TestAnUnchangedSourceKeepsItsTokenAcrossAReload(t *testing.T) {
 	})
 }
 
+func TestTheNewestEnvironmentIsUsedWhileTheOldOneIsStillThere(t *testing.T) {
+	inWorld(t, Options{}, func(w *world) {
+		w.start()
+		p, e := w.another("second")
+		w.Attach(e)
+		time.Sleep(49 * time.Minute)
+		synctest.Wait()
+		if p.requests() != 1 {
+			t.Errorf("the new configuration made %d token requests", p.requests())
+		}
+		w.wantRequests(1, 1)
+	})
+}
+
 func TestAReloadThatFailsFallsBackToTheEnvironmentBefore(t *testing.T) {
 	inWorld(t, Options{}, func(w *world) {
 		w.start()

@@ -64,10 +64,7 @@ func TestEachTokenRequestIsOneLineOfTheRightLevel(t *testing.T) {
 
 		ends := w.served().Expiry()
 		w.provider.fails(&tokensource.Error{Reason: "what we say", Code: "slow_down", Description: "what they say", StatusCode: 429, RetryAfter: time.Hour})
-		for w.provider.requests() < 3 {
-			time.Sleep(time.Second)
-			synctest.Wait()
-		}
+		w.untilRequest(3)
 		w.wantLine(zapcore.WarnLevel, "token not renewed, the present one is served", map[string]any{
 			"reason": "what we say, HTTP status 429, slow_down: what they say", "failures": int64(1), "code": "slow_down", "status": int64(429),
 			"next": w.field("next"), "expires": ends,
@@ -118,12 +115,15 @@ func TestADroppedTokenIsNotCalledServed(t *testing.T) {
 	})
 }
 
-func TestALogThatWaitsHoldsNoCaller(t *testing.T) {
+func TestALogThatHangsHoldsNoCaller(t *testing.T) {
 	inWorld(t, Options{}, func(w *world) {
 		release := make(chan struct{})
 		w.logger = w.logger.WithOptions(zap.Hooks(func(zapcore.Entry) error { <-release; return nil }))
-		w.start()
-		w.served()
+		w.provider.takes = time.Second
+		w.attach()
+		if _, err, waited := w.ask(); err != nil || waited != time.Second {
+			t.Errorf("after %v: %v", waited, err)
+		}
 		w.Report(w.served())
 		w.served()
 		close(release)

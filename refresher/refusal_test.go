@@ -123,11 +123,8 @@ func TestATokenRefusedDuringItsRenewalIsDroppedWhenTheGrantIsDead(t *testing.T) 
 		w.provider.lifetime = 100 * time.Second
 		w.start()
 		w.provider.set(func(p *provider) { p.takes, p.err = 5*time.Second, rejected(nil) })
-		each(100*time.Millisecond, 81*time.Second, func() {
-			if w.provider.requests() == 2 {
-				w.Report(w.Current())
-			}
-		})
+		w.untilRequest(2)
+		w.Report(w.served())
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		w.refused()
@@ -140,16 +137,15 @@ func TestATokenRefusedDuringABackoffIsDroppedWhenTheGrantIsDead(t *testing.T) {
 		w.provider.lifetime = 1000 * time.Second
 		w.start()
 		w.provider.fails(&tokensource.Error{StatusCode: 503, RetryAfter: time.Minute})
-		time.Sleep(801 * time.Second)
-		synctest.Wait()
-		w.wantRequests(2, 3)
+		w.untilRequest(2)
 		w.Report(w.served())
 		synctest.Wait()
 		w.served()
-		w.wantRequests(2, 3) // a refusal does not break into a backoff
+		w.wantRequests(2, 2) // a refusal does not break into a backoff
 		w.provider.fails(rejected(nil))
 		time.Sleep(67 * time.Second)
 		synctest.Wait()
+		w.wantRequests(3, 3)
 		w.refused()
 	})
 }
@@ -257,10 +253,7 @@ func TestARefusalDuringARenewalCausesNoTokenRequestOfItsOwn(t *testing.T) {
 		w.provider.lifetime = 100 * time.Second
 		w.provider.takes = 10 * time.Second
 		w.start()
-		for w.provider.requests() < 2 {
-			time.Sleep(time.Second)
-			synctest.Wait()
-		}
+		w.untilRequest(2)
 		w.Report(w.served())
 		time.Sleep(10 * time.Second)
 		w.served()

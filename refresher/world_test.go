@@ -150,6 +150,18 @@ func (w *world) wantRequests(least, most int) {
 	}
 }
 
+// untilRequest waits until the nth token request has begun, to the second.
+func (w *world) untilRequest(n int) {
+	w.t.Helper()
+	for end := time.Now().Add(month); w.provider.requests() < n; {
+		if time.Now().After(end) {
+			w.t.Fatalf("in a month there were %d token requests, want %d", w.provider.requests(), n)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+	}
+}
+
 // each calls f at the beginning of every step, for a time.
 func each(step, total time.Duration, f func()) {
 	for end := time.Now().Add(total); time.Now().Before(end); time.Sleep(step) {

@@ -1,0 +1,225 @@
+package caddy_test
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go/http3"
+
+	"github.com/caddytoken/inject-token/caddy_test/internal/harness"
+	"github.com/caddytoken/inject-token/caddy_test/internal/provider"
+)
+
+// plainToken is what Caddy's own transport is told to send.
+const plainToken = "plain-0123456789"
+
+// way is a site before an upstream, at two addresses: http for HTTP/1.1 and
+// h2c, https for HTTP/1.1, HTTP/2 and HTTP/3.
+type way struct {
+	name        string
+	http, https string
+}
+
+var proxyDirective = regexp.MustCompile(`(?m)^\s*proxy (.+) \{$`)
+
+// bothWays runs Caddy with two sites before the same upstreams: one has
+// inject_token, and the other reverse_proxy with a fixed token. What a test
+// demands of the one it demands of the other. The routes of a site are a
+// pattern in which `proxy UPSTREAM… {` begins either.
+func bothWays(t *testing.T, p *provider.Provider, routes string, options ...harness.Option) (*harness.Caddy, []way) {
+	t.Helper()
+	var sites strings.Builder
+	var ways []way
+	for _, form := range [][2]string{
+		{"injected", "inject_token crm ${1} {"},
+		{"plain", "reverse_proxy ${1} {\n header_up Authorization \"Bearer " + plainToken + "\""},
+	} {
+		w := way{form[0], "http://127.0.0.1:" + itoa(harness.Port(t)), "https://localhost:" + itoa(harness.Port(t))}
+		ways = append(ways, w)
+		fmt.Fprintf(&sites, "%s, %s {\n bind 127.0.0.1\n %s\n}\n", w.http, w.https, proxyDirective.ReplaceAllString(routes, form[1]))
+	}
+	c := harness.Start(t, fmt.Sprintf(`{
+	{{globals}}
+	servers {
+		protocols h1 h2 h2c h3
+		trusted_proxies static 127.0.0.1
+	}
+	token_sources {
+		%s
+	}
+}
+%s`, crmSource(p, ""), sites.String()), append(options, withSecret(provider.ClientSecret))...)
+	return c, ways
+}
+
+// client speaks one protocol to a site.
+type client struct {
+	*http.Client
+	base  string
+	major int
+}
+
+// clients returns a client for each protocol in front.
+func (w way) clients(t *testing.T) map[string]client {
+	t.Helper()
+	insecure := &tls.Config{InsecureSkipVerify: true, ServerName: "localhost"}
+	only := func(set func(*http.Protocols)) *http.Transport {
+		transport := &http.Transport{Protocols: new(http.Protocols), TLSClientConfig: insecure.Clone(), DisableCompression: true, ExpectContinueTimeout: time.Minute}
+		set(transport.Protocols)
+		t.Cleanup(transport.CloseIdleConnections)
+		return transport
+	}
+	quic := &http3.Transport{TLSClientConfig: insecure.Clone(), DisableCompression: true}
+	t.Cleanup(func() { quic.Close() })
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	of := func(rt http.RoundTripper, base string, major int) client {
+		return client{&http.Client{Transport: rt, CheckRedirect: stay, Timeout: 2 * time.Minute}, base, major}
+	}
+	return map[string]client{
+		"HTTP/1.1": of(only(func(p *http.Protocols) { p.SetHTTP1(true) }), w.http, 1),
+		"h2c":      of(only(func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) }), w.http, 2),
+		"HTTP/2":   of(only(func(p *http.Protocols) { p.SetHTTP2(true) }), w.https, 2),
+		"HTTP/3":   of(quic, w.https, 3),
+	}
+}
+
+// send sends a request and returns the answer and its body.
+func (c client) send(t *testing.T, method, path string, body io.Reader, header http.Header) (*http.Response, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, c.base+path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if header != nil {
+		req.Header = header
+	}
+	return c.do(t, req)
+}
+
+func (c client) do(t *testing.T, req *http.Request) (*http.Response, string) {
+	t.Helper()
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(text)
+}
+
+// authorized says whether there is one Authorization, with a token that the
+// provider has issued or with the plain one.
+func authorized(p *provider.Provider, values []string) bool {
+	if len(values) != 1 {
+		return false
+	}
+	token, isBearer := strings.CutPrefix(values[0], "Bearer ")
+	return isBearer && (token == plainToken || slices.Contains(p.IssuedTokens(), token))
+}
+
+// guarded is a handler behind which only requests with a token come.
+func guarded(p *provider.Provider, next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !authorized(p, r.Header["Authorization"]) {
+			http.Error(w, fmt.Sprintf("Authorization is %q", r.Header["Authorization"]), http.StatusUnauthorized)
+			return
+		}
+		next(w, r)
+	}
+}
+
+// serve serves plain HTTP/1.1 and h2c on loopback until the test ends, and
+// returns HOST:PORT.
+func serve(t *testing.T, handler http.Handler) string {
+	t.Helper()
+	return serveOn(t, handler, nil)
+}
+
+// serveOn is serve on a listener of the test's own.
+func serveOn(t *testing.T, handler http.Handler, listener net.Listener) string {
+	t.Helper()
+	s := httptest.NewUnstartedServer(handler)
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetHTTP1(true)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	if listener != nil {
+		s.Listener.Close()
+		s.Listener = listener
+	}
+	s.Start()
+	closeAtEnd(t, s)
+	return s.Listener.Addr().String()
+}
+
+// serveTLS serves HTTP/1.1 and HTTP/2 over TLS on loopback until the test
+// ends, and returns the port.
+func serveTLS(t *testing.T, handler http.Handler) string {
+	t.Helper()
+	s := httptest.NewUnstartedServer(handler)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	closeAtEnd(t, s)
+	_, port, _ := net.SplitHostPort(s.Listener.Addr().String())
+	return port
+}
+
+func closeAtEnd(t *testing.T, s *httptest.Server) {
+	t.Cleanup(func() {
+		s.CloseClientConnections()
+		s.Close()
+	})
+}
+
+// socket returns the path of a unix socket, short enough for every system.
+func socket(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ic")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "s")
+}
+
+// within returns a context that ends after a time, or with the test.
+func within(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// serveHTTP3 serves HTTP/3 on loopback until the test ends, and returns the
+// port.
+func serveHTTP3(t *testing.T, handler http.Handler) string {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := httptest.NewUnstartedServer(nil)
+	certificate.StartTLS()
+	certificate.Close()
+	s := &http3.Server{Handler: handler, TLSConfig: http3.ConfigureTLSConfig(&tls.Config{Certificates: certificate.TLS.Certificates})}
+	go s.Serve(conn)
+	t.Cleanup(func() {
+		s.Close()
+		conn.Close()
+	})
+	return itoa(conn.LocalAddr().(*net.UDPAddr).Port)
+}
