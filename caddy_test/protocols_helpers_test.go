@@ -61,6 +61,15 @@ func bothWays(t *testing.T, p *provider.Provider, routes string, options ...harn
 	}
 }
 %s`, crmSource(p, ""), sites.String()), append(options, withSecret(provider.ClientSecret))...)
+	for _, w := range ways {
+		c.Eventually(20*time.Second, "there is a certificate", func() bool {
+			conn, err := tls.Dial("tcp", strings.TrimPrefix(w.https, "https://"), &tls.Config{InsecureSkipVerify: true})
+			if err == nil {
+				conn.Close()
+			}
+			return err == nil
+		})
+	}
 	return c, ways
 }
 
