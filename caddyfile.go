@@ -42,7 +42,11 @@ func parseInjectToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, erro
 		return nil, err
 	}
 	h.Delete()
-	h.RemainingArgs() // the upstreams are reverse_proxy's
+	for _, upstream := range h.RemainingArgs() { // they are reverse_proxy's
+		if upstream == "" || strings.HasSuffix(upstream, "://") { // which takes this machine for it
+			return nil, h.Errf("an upstream has no host, as happens where an environment variable is not set; %s", directiveForm)
+		}
+	}
 
 	var own bool // whether the option that was read last is ours
 	for h.NextBlock(0) {

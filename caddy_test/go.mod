@@ -2,7 +2,12 @@ module github.com/caddytoken/inject-token/caddy_test
 
 go 1.26.0
 
-require github.com/quic-go/quic-go v0.63.0
+require (
+	github.com/coder/websocket v1.8.15
+	github.com/quic-go/quic-go v0.63.0
+	google.golang.org/grpc v1.83.2
+	google.golang.org/protobuf v1.36.11
+)
 
 require (
 	github.com/quic-go/qpack v0.6.0 // indirect
@@ -10,4 +15,5 @@ require (
 	golang.org/x/net v0.60.0 // indirect
 	golang.org/x/sys v0.48.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260526163538-3dc84a4a5aaa // indirect
 )

@@ -3,7 +3,9 @@ package caddy_test
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"net"
 	"net/http"
@@ -231,4 +233,40 @@ func serveHTTP3(t *testing.T, handler http.Handler) string {
 		conn.Close()
 	})
 	return itoa(conn.LocalAddr().(*net.UDPAddr).Port)
+}
+
+// stream is that many bytes, of which no two blocks are the same.
+type stream struct {
+	block [1 << 16]byte
+	left  int64
+	rest  []byte // of the block
+}
+
+func newStream(size int64) io.Reader {
+	s := &stream{left: size}
+	for i := range s.block {
+		s.block[i] = byte(i * 7)
+	}
+	return s
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	if len(s.rest) == 0 {
+		if s.left == 0 {
+			return 0, io.EOF
+		}
+		binary.BigEndian.PutUint64(s.block[:], uint64(s.left))
+		s.rest = s.block[:min(s.left, int64(len(s.block)))]
+		s.left -= int64(len(s.rest))
+	}
+	n := copy(p, s.rest)
+	s.rest = s.rest[n:]
+	return n, nil
+}
+
+// checksum reads a stream to its end.
+func checksum(r io.Reader) (n int64, sum uint32, err error) {
+	crc := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	n, err = io.CopyBuffer(struct{ io.Writer }{crc}, struct{ io.Reader }{r}, make([]byte, 1<<18))
+	return n, crc.Sum32(), err
 }

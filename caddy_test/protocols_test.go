@@ -1,12 +1,31 @@
 package caddy_test
 
 import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/caddytoken/inject-token/caddy_test/internal/provider"
 )
@@ -29,13 +48,13 @@ func TestEveryProtocolPassesInFrontAndBehind(t *testing.T) {
 		w.Header().Set("Announced", fmt.Sprintf("%q after %d bytes", r.Trailer.Get("X-Sum"), len(body)))
 		w.Header().Set(http.TrailerPrefix+"Unannounced", "it came late")
 	})
-	plain, tls := serve(t, handler), serveTLS(t, handler)
+	plain, secure := serve(t, handler), serveTLS(t, handler)
 	const verify = "tls_insecure_skip_verify"
 	behind := []struct{ name, upstream, transport, protocol string }{
 		{"HTTP/1.1", plain, "versions 1.1", "HTTP/1.1"},
 		{"h2c", "h2c://" + plain, "", "HTTP/2.0"},
-		{"HTTP/1.1 over TLS", "https://localhost:" + tls, verify + "\n versions 1.1", "HTTP/1.1"},
-		{"HTTP/2", "https://localhost:" + tls, verify, "HTTP/2.0"},
+		{"HTTP/1.1 over TLS", "https://localhost:" + secure, verify + "\n versions 1.1", "HTTP/1.1"},
+		{"HTTP/2", "https://localhost:" + secure, verify, "HTTP/2.0"},
 		{"HTTP/3", "https://localhost:" + serveHTTP3(t, handler), verify + "\n versions 3", "HTTP/3.0"},
 	}
 	var routes strings.Builder
@@ -83,6 +102,302 @@ func TestEveryProtocolPassesInFrontAndBehind(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// TestWebSocketsPass sends messages both ways, one of a mebibyte, and wants the
+// code with which the upstream closes.
+func TestWebSocketsPass(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	handler := guarded(p, func(w http.ResponseWriter, r *http.Request) {
+		conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"echo"}})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		conn.SetReadLimit(1 << 22)
+		for {
+			kind, message, err := conn.Read(r.Context())
+			if err != nil {
+				return
+			}
+			if string(message) == "bye" {
+				conn.Close(4017, "as you wish")
+				return
+			}
+			if err := conn.Write(r.Context(), kind, append([]byte("echo of "), message...)); err != nil {
+				return
+			}
+		}
+	})
+	_, ways := bothWays(t, p, fmt.Sprintf(`handle /plain {
+		proxy %s {
+		}
+	}
+	handle /tls {
+		proxy https://localhost:%s {
+			transport http {
+				tls_insecure_skip_verify
+			}
+		}
+	}`, serve(t, handler), serveTLS(t, handler)))
+	for _, w := range ways {
+		for _, url := range []string{w.http + "/plain", w.http + "/tls", w.https + "/plain", w.https + "/tls"} {
+			t.Run(w.name+url[strings.LastIndexByte(url, '/'):]+" from "+url[:5], func(t *testing.T) {
+				ctx := within(t, time.Minute)
+				client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+				conn, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{Subprotocols: []string{"echo"}, HTTPClient: client})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.CloseNow()
+				if got := resp.Header.Get("Sec-Websocket-Protocol"); got != "echo" {
+					t.Errorf("the subprotocol is %q", got)
+				}
+				conn.SetReadLimit(1 << 22)
+				for _, message := range []string{"one", strings.Repeat("0123456789abcdef", 1<<16), "", "two"} {
+					if err := conn.Write(ctx, websocket.MessageText, []byte(message)); err != nil {
+						t.Fatal(err)
+					}
+					kind, got, err := conn.Read(ctx)
+					if err != nil || kind != websocket.MessageText || string(got) != "echo of "+message {
+						t.Fatalf("%d bytes came back as %v of %d bytes, %v", len(message), kind, len(got), err)
+					}
+				}
+				if err := conn.Write(ctx, websocket.MessageText, []byte("bye")); err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := conn.Read(ctx); websocket.CloseStatus(err) != 4017 {
+					t.Errorf("the connection was closed with %v", err)
+				}
+			})
+		}
+	}
+}
+
+// TestServerSentEventsArriveOneByOne has a server that sends the next event
+// only when the caller has seen the one before.
+func TestServerSentEventsArriveOneByOne(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	var seen sync.Map // path to a channel of what the caller has seen
+	upstream := serve(t, guarded(p, func(w http.ResponseWriter, r *http.Request) {
+		acknowledged, _ := seen.Load(r.URL.Path)
+		w.Header().Set("Content-Type", "text/event-stream")
+		for i := range 5 {
+			fmt.Fprintf(w, "data: event %d\n\n", i)
+			w.(http.Flusher).Flush()
+			select {
+			case <-acknowledged.(chan int):
+			case <-r.Context().Done():
+				t.Errorf("event %d was not seen", i)
+				return
+			}
+		}
+	}))
+	_, ways := bothWays(t, p, "proxy "+upstream+" {\n}")
+	for _, w := range ways {
+		for front, c := range w.clients(t) {
+			t.Run(w.name+", "+front, func(t *testing.T) {
+				path := "/" + w.name + strings.ReplaceAll(front, "/", "")
+				acknowledged := make(chan int)
+				seen.Store(path, acknowledged)
+				req, err := http.NewRequestWithContext(within(t, 30*time.Second), http.MethodGet, c.base+path, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp, err := c.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				lines := bufio.NewReader(resp.Body)
+				for i := range 5 {
+					event, err := lines.ReadString('\n')
+					if want := fmt.Sprintf("data: event %d\n", i); event != want || err != nil {
+						t.Fatalf("%q came, %v; want %q", event, err, want)
+					}
+					_, _ = lines.ReadString('\n')
+					acknowledged <- i
+				}
+				if rest, err := io.ReadAll(lines); len(rest) != 0 || err != nil {
+					t.Errorf("%q came at the end, %v", rest, err)
+				}
+			})
+		}
+	}
+}
+
+// TestAGibibyteEachWayNeedsNoMemory wants Caddy's heap to stay what it was
+// when as much passes as would fill it dozens of times.
+func TestAGibibyteEachWayNeedsNoMemory(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	upstream := serve(t, guarded(p, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			n, sum, err := checksum(r.Body)
+			fmt.Fprintf(w, "%d %08x %v", n, sum, err)
+			return
+		}
+		w.Header().Set("Content-Length", r.URL.Query().Get("size"))
+		size, _ := strconv.ParseInt(r.URL.Query().Get("size"), 10, 64)
+		_, _ = io.Copy(w, newStream(size))
+	}))
+	c, ways := bothWays(t, p, "proxy "+upstream+" {\n}")
+	heap := func() int {
+		var vars struct {
+			Memstats struct{ HeapSys int } // what it has taken from the system, and never gives back
+		}
+		if err := json.Unmarshal([]byte(c.AdminGet("/debug/vars")), &vars); err != nil || vars.Memstats.HeapSys == 0 {
+			t.Fatalf("the admin API does not tell the size of the heap: %v", err)
+		}
+		return vars.Memstats.HeapSys
+	}
+	transfer := func(w way, size int64) (grown int) {
+		client, before := w.clients(t)["HTTP/1.1"], heap()
+		_, want, _ := checksum(newStream(size))
+
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, client.base, newStream(size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.ContentLength = size
+		if resp, body := client.do(t, req); body != fmt.Sprintf("%d %08x <nil>", size, want) {
+			t.Errorf("%s: the upload was answered %d %s, want %d %08x", w.name, resp.StatusCode, body, size, want)
+		}
+
+		resp, err := client.Get(client.base + "?size=" + strconv.FormatInt(size, 10))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		n, sum, err := checksum(resp.Body)
+		if n != size || sum != want || err != nil || resp.ContentLength != size {
+			t.Errorf("%s: the download has %d bytes, %08x, %v; want %d, %08x", w.name, n, sum, err, size, want)
+		}
+		return heap() - before
+	}
+	plain, injected := transfer(ways[1], 1<<27), transfer(ways[0], 1<<30)
+	if injected > max(plain, 0)+64<<20 {
+		t.Errorf("the heap grew by %d bytes, and by %d where an eighth of it passed a plain reverse_proxy", injected, plain)
+	}
+}
+
+// echoService is a gRPC service without generated code: what comes in goes
+// out, with the words of the first metadata entry "word".
+var echoService = grpc.ServiceDesc{
+	ServiceName: "test.Echo",
+	HandlerType: (*any)(nil),
+	Streams: []grpc.StreamDesc{{
+		StreamName: "Talk", ServerStreams: true, ClientStreams: true,
+		Handler: func(_ any, stream grpc.ServerStream) error {
+			md, _ := metadata.FromIncomingContext(stream.Context())
+			if err := stream.SendHeader(metadata.Pairs("word-back", strings.Join(md["word"], ","))); err != nil {
+				return err
+			}
+			for n := 0; ; n++ {
+				message := new(wrapperspb.StringValue)
+				if err := stream.RecvMsg(message); err == io.EOF {
+					stream.SetTrailer(metadata.Pairs("count", strconv.Itoa(n)))
+					return status.Error(codes.OutOfRange, "that was all")
+				} else if err != nil {
+					return err
+				}
+				if err := stream.SendMsg(wrapperspb.String("echo of " + message.Value)); err != nil {
+					return err
+				}
+			}
+		},
+	}},
+}
+
+// TestGRPCPasses makes a unary call, one that fails, and a conversation in
+// which each message is answered before the next.
+func TestGRPCPasses(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	check := func(ctx context.Context) error {
+		if md, _ := metadata.FromIncomingContext(ctx); !authorized(p, md["authorization"]) {
+			return status.Errorf(codes.Unauthenticated, "authorization is %q", md["authorization"])
+		}
+		return nil
+	}
+	server := grpc.NewServer(
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			if err := check(ctx); err != nil {
+				return nil, err
+			}
+			return next(ctx, req)
+		}),
+		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+			if err := check(stream.Context()); err != nil {
+				return err
+			}
+			return next(srv, stream)
+		}))
+	server.RegisterService(&echoService, struct{}{})
+	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go server.Serve(listener)
+	t.Cleanup(server.Stop)
+
+	_, ways := bothWays(t, p, "proxy h2c://"+listener.Addr().String()+" {\n}")
+	for _, w := range ways {
+		for url, creds := range map[string]credentials.TransportCredentials{
+			w.http:  insecure.NewCredentials(),
+			w.https: credentials.NewTLS(&tls.Config{InsecureSkipVerify: true}),
+		} {
+			scheme, target, _ := strings.Cut(url, "://")
+			t.Run(w.name+" from "+scheme, func(t *testing.T) {
+				conn, err := grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(creds), grpc.WithNoProxy())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				ctx := within(t, time.Minute)
+
+				answer, err := grpc_health_v1.NewHealthClient(conn).Check(ctx, new(grpc_health_v1.HealthCheckRequest))
+				if err != nil || answer.Status != grpc_health_v1.HealthCheckResponse_SERVING {
+					t.Fatalf("the health check says %v, %v", answer, err)
+				}
+				_, err = grpc_health_v1.NewHealthClient(conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: "nobody"})
+				if status.Code(err) != codes.NotFound || status.Convert(err).Message() != "unknown service" {
+					t.Errorf("an unknown service is %v", err)
+				}
+
+				stream, err := conn.NewStream(metadata.AppendToOutgoingContext(ctx, "word", "hello"), &echoService.Streams[0], "/test.Echo/Talk")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if header, err := stream.Header(); err != nil || strings.Join(header["word-back"], ",") != "hello" {
+					t.Fatalf("the header is %v, %v", header, err)
+				}
+				for i := range 10 {
+					text := strings.Repeat(strconv.Itoa(i), 20000)
+					if err := stream.SendMsg(wrapperspb.String(text)); err != nil {
+						t.Fatal(err)
+					}
+					back := new(wrapperspb.StringValue)
+					if err := stream.RecvMsg(back); err != nil || back.Value != "echo of "+text {
+						t.Fatalf("message %d came back as %.40q, %v", i, back.Value, err)
+					}
+				}
+				if err := stream.CloseSend(); err != nil {
+					t.Fatal(err)
+				}
+				err = stream.RecvMsg(new(wrapperspb.StringValue))
+				if status.Code(err) != codes.OutOfRange || status.Convert(err).Message() != "that was all" {
+					t.Errorf("the conversation ended with %v", err)
+				}
+				if got := strings.Join(stream.Trailer()["count"], ","); got != "10" {
+					t.Errorf("the trailer counts %q messages", got)
+				}
+			})
 		}
 	}
 }

@@ -56,7 +56,7 @@ func TestARenewalUsesTheTokenBeforeIt(t *testing.T) {
 }
 
 func TestATokenOfTwoSecondsIsAlwaysThere(t *testing.T) {
-	for range 50 { // chance decides about the moments
+	for range 20 { // chance decides about the moments
 		inWorld(t, Options{}, func(w *world) {
 			w.provider.takes = 300 * time.Millisecond
 			w.provider.lifetime = 2 * time.Second
@@ -121,7 +121,7 @@ func TestATokenOfUnknownLifetimeIsNeverRenewedByItself(t *testing.T) {
 }
 
 func TestASlowProviderIsAskedEarlier(t *testing.T) {
-	for range 50 {
+	for range 20 {
 		inWorld(t, Options{RefreshAt: 0.99}, func(w *world) {
 			w.provider.takes = 8 * time.Second
 			w.provider.lifetime = 40 * time.Second

@@ -13,6 +13,10 @@ const (
 	firstRetry = 1250 * time.Millisecond
 	lastRetry  = 50 * time.Second
 
+	// soonestRenewal is the least time between renewals in the background, for
+	// a provider that gives its tokens next to no time at all.
+	soonestRenewal = 500 * time.Millisecond
+
 	// maxSleep is the longest that a timer is set. Timers do not count the
 	// time a machine sleeps; the wall clock does.
 	maxSleep = 5 * time.Minute
@@ -39,7 +43,7 @@ func untilEither(due, now time.Time) time.Duration {
 // token is there by then.
 func renewAfter(lifetime time.Duration, share float64, took time.Duration, random float64) time.Duration {
 	at := time.Duration(float64(lifetime) * share * (1 - random/10))
-	return max(at-min(took, lifetime/5), lifetime/10)
+	return max(at-min(took, lifetime/5), lifetime/10, soonestRenewal)
 }
 
 // retryAfter returns the pause after that many failures in a row. What the

@@ -83,6 +83,10 @@ func (x *exchange) rewrite(standard *http.Request) (*http.Request, error) {
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", x.config.UserAgent)
+	// A connection of its own: on a kept one, net/http sends a GET again by
+	// itself where the connection breaks, although the provider may have got it;
+	// and renewals are further apart than connections are kept.
+	req.Close = true
 	for _, h := range x.settings.request.Header {
 		if http.CanonicalHeaderKey(h.Name) == "Host" {
 			req.Host = h.Value

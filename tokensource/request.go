@@ -153,12 +153,6 @@ func setBody(req *http.Request, contentType string, body []byte) {
 	if len(body) == 0 {
 		req.Body, req.GetBody = http.NoBody, nil
 		req.ContentLength = 0
-		if req.Method == http.MethodGet {
-			// A GET known to have no body net/http sends again by itself where a
-			// kept connection breaks, although the provider may have got it. Of
-			// this one it finds out too late for that.
-			req.Body = io.NopCloser(strings.NewReader(""))
-		}
 		return
 	}
 	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }

@@ -562,6 +562,28 @@ func TestOneObtainIsOneRequestAlsoWhenAKeptConnectionBreaks(t *testing.T) {
 	}
 }
 
+func TestAGETHasNoBodyOverHTTP2Either(t *testing.T) {
+	t.Parallel()
+	p := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 || r.Method != http.MethodGet || r.ContentLength != 0 {
+			t.Errorf("arrived %s %s with a body of %d bytes", r.Proto, r.Method, r.ContentLength)
+		}
+		issue("at", "")(w, r)
+	}))
+	p.EnableHTTP2 = true
+	p.StartTLS()
+	defer p.Close()
+	c := Config{
+		Grant: "client_credentials", ClientID: "c", ClientSecret: "s", TokenURL: p.URL + "/token",
+		Transport: p.Client().Transport, TokenRequest: Request{Method: http.MethodGet},
+	}
+	s := newSource(t, c)
+	for range 2 {
+		token, failure := ask(t, s, nil)
+		must(t, token, failure)
+	}
+}
+
 func TestARefusalIsOneRequest(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{200, 301, 307, 308, 400, 401, 403, 404, 408, 425, 429, 500, 503} {
