@@ -24,7 +24,7 @@ func TestATokenIsRenewedAtAShareOfItsLifetime(t *testing.T) {
 		{"half", time.Hour, 0, 0.5, 27 * time.Minute, 30 * time.Minute},
 		{"99 percent", 100 * time.Second, 0, 0.99, 89 * time.Second, 99 * time.Second},
 		{"never before a tenth", 100 * time.Second, 30 * time.Second, 0.01, 10 * time.Second, 10 * time.Second},
-		{"a millisecond", time.Millisecond, time.Second, 0.8, 520 * time.Microsecond, 600 * time.Microsecond},
+		{"never sooner than half a second", time.Millisecond, time.Second, 0.8, 500 * time.Millisecond, 500 * time.Millisecond},
 		{"ten years", 10 * 365 * 24 * time.Hour, time.Second, 0.8, 10 * 262 * 24 * time.Hour, 10 * 292 * 24 * time.Hour},
 	} {
 		t.Run(c.name, func(t *testing.T) {
