@@ -322,6 +322,8 @@ func checkParams(option string, list []Param, encoding string) *mistake {
 		switch {
 		case p.Name == "":
 			return wrong(option, "a parameter has no name")
+		case len(tokensource.Placeholders(p.Name)) > 0:
+			return wrong(option, "the name of a parameter cannot be a placeholder")
 		case p.JSON != nil && p.Value != "", p.Omit && (p.JSON != nil || p.Value != ""):
 			return wrong(name, "this has more than one of value, json and omit")
 		case p.JSON != nil && encoding != "json":

@@ -40,31 +40,17 @@ var proxyDirective = regexp.MustCompile(`(?m)^\s*proxy (.+) \{$`)
 // inject_token, and the other reverse_proxy with a fixed token. What a test
 // demands of the one it demands of the other. The routes of a site are a
 // pattern in which `proxy UPSTREAM… {` begins either.
-func bothWays(t *testing.T, p *provider.Provider, routes string, options ...harness.Option) (*harness.Caddy, []way) {
+func bothWays(t *testing.T, p *provider.Provider, routes string) (*harness.Caddy, []way) {
 	t.Helper()
-	var sites strings.Builder
-	var ways []way
-	for _, form := range [][2]string{
-		{"injected", "inject_token crm ${1} {"},
-		{"plain", "reverse_proxy ${1} {\n header_up Authorization \"Bearer " + plainToken + "\""},
-	} {
-		w := way{form[0], "http://127.0.0.1:" + itoa(harness.Port(t)), "https://localhost:" + itoa(harness.Port(t))}
-		ways = append(ways, w)
-		fmt.Fprintf(&sites, "%s, %s {\n bind 127.0.0.1\n %s\n}\n", w.http, w.https, proxyDirective.ReplaceAllString(routes, form[1]))
-	}
-	c := harness.Start(t, fmt.Sprintf(`{
-	{{globals}}
-	servers {
-		protocols h1 h2 h2c h3
-		trusted_proxies static 127.0.0.1
-	}
-	token_sources {
-		%s
-	}
+	return startBothWays(t, p, routes, false)
 }
-%s`, crmSource(p, ""), sites.String()), append(options, withSecret(provider.ClientSecret))...)
+
+// bothWaysTLS is bothWays where the sites have the address https as well.
+func bothWaysTLS(t *testing.T, p *provider.Provider, routes string) (*harness.Caddy, []way) {
+	t.Helper()
+	c, ways := startBothWays(t, p, routes, true)
 	for _, w := range ways {
-		c.Eventually(20*time.Second, "there is a certificate", func() bool {
+		c.Eventually(time.Minute, "there is a certificate", func() bool {
 			conn, err := tls.Dial("tcp", strings.TrimPrefix(w.https, "https://"), &tls.Config{InsecureSkipVerify: true})
 			if err == nil {
 				conn.Close()
@@ -75,6 +61,36 @@ func bothWays(t *testing.T, p *provider.Provider, routes string, options ...harn
 	return c, ways
 }
 
+func startBothWays(t *testing.T, p *provider.Provider, routes string, secure bool) (*harness.Caddy, []way) {
+	t.Helper()
+	var sites strings.Builder
+	var ways []way
+	for _, form := range [][2]string{
+		{"plain", "reverse_proxy ${1} {\n header_up Authorization \"Bearer " + plainToken + "\""},
+		{"injected", "inject_token crm ${1} {"},
+	} {
+		w := way{name: form[0], http: "http://127.0.0.1:" + itoa(harness.Port(t))}
+		addresses := strings.Replace(w.http, "127.0.0.1", "", 1) // whatever Host a caller sends
+		if secure {
+			w.https = "https://localhost:" + itoa(harness.Port(t))
+			addresses += ", " + w.https
+		}
+		ways = append(ways, w)
+		fmt.Fprintf(&sites, "%s {\n bind 127.0.0.1\n %s\n}\n", addresses, proxyDirective.ReplaceAllString(routes, form[1]))
+	}
+	c := harness.Start(t, fmt.Sprintf(`{
+	{{globals}}
+	servers {
+		protocols h1 h2 h2c h3
+	}
+	token_sources {
+		%s
+	}
+}
+%s`, crmSource(p, ""), sites.String()), withSecret(provider.ClientSecret))
+	return c, ways
+}
+
 // client speaks one protocol to a site.
 type client struct {
 	*http.Client
@@ -82,7 +98,7 @@ type client struct {
 	major int
 }
 
-// clients returns a client for each protocol in front.
+// clients returns a client for each protocol in front of the site.
 func (w way) clients(t *testing.T) map[string]client {
 	t.Helper()
 	insecure := &tls.Config{InsecureSkipVerify: true, ServerName: "localhost"}
@@ -98,12 +114,15 @@ func (w way) clients(t *testing.T) map[string]client {
 	of := func(rt http.RoundTripper, base string, major int) client {
 		return client{&http.Client{Transport: rt, CheckRedirect: stay, Timeout: 2 * time.Minute}, base, major}
 	}
-	return map[string]client{
+	clients := map[string]client{
 		"HTTP/1.1": of(only(func(p *http.Protocols) { p.SetHTTP1(true) }), w.http, 1),
 		"h2c":      of(only(func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) }), w.http, 2),
-		"HTTP/2":   of(only(func(p *http.Protocols) { p.SetHTTP2(true) }), w.https, 2),
-		"HTTP/3":   of(quic, w.https, 3),
 	}
+	if w.https != "" {
+		clients["HTTP/2"] = of(only(func(p *http.Protocols) { p.SetHTTP2(true) }), w.https, 2)
+		clients["HTTP/3"] = of(quic, w.https, 3)
+	}
+	return clients
 }
 
 // send sends a request and returns the answer and its body.
@@ -269,4 +288,18 @@ func checksum(r io.Reader) (n int64, sum uint32, err error) {
 	crc := crc32.New(crc32.MakeTable(crc32.Castagnoli))
 	n, err = io.CopyBuffer(struct{ io.Writer }{crc}, struct{ io.Reader }{r}, make([]byte, 1<<18))
 	return n, crc.Sum32(), err
+}
+
+// dial opens a connection to the host of a URL, which ends within a minute.
+func dial(t *testing.T, url string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
 }

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,7 +26,13 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"encoding/pem"
+	"github.com/caddytoken/inject-token/caddy_test/internal/harness"
 	"github.com/caddytoken/inject-token/caddy_test/internal/provider"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync/atomic"
 )
 
 // TestEveryProtocolPassesInFrontAndBehind sends a body with trailers through
@@ -65,9 +70,9 @@ func TestEveryProtocolPassesInFrontAndBehind(t *testing.T) {
 		}
 		fmt.Fprintf(&routes, "handle_path /%d/* {\nproxy %s {\n%s\n}\n}\n", i, b.upstream, transport)
 	}
-	_, ways := bothWays(t, p, routes.String())
-	http3Sum := "" // what of a request's trailer comes from HTTP/3 to a plain reverse_proxy: nothing in this version of Caddy
-	for _, w := range slices.Backward(ways) {
+	_, ways := bothWaysTLS(t, p, routes.String())
+	http3Sum := ""           // what of a request's trailer comes from HTTP/3 to a plain reverse_proxy: nothing in this version of Caddy
+	for _, w := range ways { // the plain one first
 		for front, c := range w.clients(t) {
 			for i, b := range behind {
 				t.Run(w.name+", "+front+" to "+b.name, func(t *testing.T) {
@@ -132,7 +137,7 @@ func TestWebSocketsPass(t *testing.T) {
 			}
 		}
 	})
-	_, ways := bothWays(t, p, fmt.Sprintf(`handle /plain {
+	_, ways := bothWaysTLS(t, p, fmt.Sprintf(`handle /plain {
 		proxy %s {
 		}
 	}
@@ -197,7 +202,7 @@ func TestServerSentEventsArriveOneByOne(t *testing.T) {
 			}
 		}
 	}))
-	_, ways := bothWays(t, p, "proxy "+upstream+" {\n}")
+	_, ways := bothWaysTLS(t, p, "proxy "+upstream+" {\n}")
 	for _, w := range ways {
 		for front, c := range w.clients(t) {
 			t.Run(w.name+", "+front, func(t *testing.T) {
@@ -279,7 +284,7 @@ func TestAGibibyteEachWayNeedsNoMemory(t *testing.T) {
 		}
 		return heap() - before
 	}
-	plain, injected := transfer(ways[1], 1<<27), transfer(ways[0], 1<<30)
+	plain, injected := transfer(ways[0], 1<<27), transfer(ways[1], 1<<30)
 	if injected > max(plain, 0)+64<<20 {
 		t.Errorf("the heap grew by %d bytes, and by %d where an eighth of it passed a plain reverse_proxy", injected, plain)
 	}
@@ -346,7 +351,7 @@ func TestGRPCPasses(t *testing.T) {
 	go server.Serve(listener)
 	t.Cleanup(server.Stop)
 
-	_, ways := bothWays(t, p, "proxy h2c://"+listener.Addr().String()+" {\n}")
+	_, ways := bothWaysTLS(t, p, "proxy h2c://"+listener.Addr().String()+" {\n}")
 	for _, w := range ways {
 		for url, creds := range map[string]credentials.TransportCredentials{
 			w.http:  insecure.NewCredentials(),
@@ -397,6 +402,165 @@ func TestGRPCPasses(t *testing.T) {
 				if got := strings.Join(stream.Trailer()["count"], ","); got != "10" {
 					t.Errorf("the trailer counts %q messages", got)
 				}
+			})
+		}
+	}
+}
+
+// TestExpectContinueIsTheUpstreamsToAnswer has an upstream that wants the body
+// and one that refuses before it was sent.
+func TestExpectContinueIsTheUpstreamsToAnswer(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	upstream := serve(t, guarded(p, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Expect") != "100-continue" {
+			t.Errorf("Expect arrived as %q", r.Header["Expect"])
+		}
+		if r.URL.Path == "/refuse" {
+			w.Header().Set("Connection", "close")
+			w.WriteHeader(http.StatusExpectationFailed)
+			return
+		}
+		body, err := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %v", body, err)
+	}))
+	_, ways := bothWays(t, p, "proxy "+upstream+` {
+		transport http {
+			expect_continue_timeout 1m
+		}
+	}`)
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			for path, want := range map[string]string{
+				"/accept": "HTTP/1.1 100 Continue, HTTP/1.1 200 OK the whole body <nil>",
+				"/refuse": "HTTP/1.1 417 Expectation Failed ",
+			} {
+				conn := dial(t, w.http)
+				fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 14\r\n\r\n", path)
+				reader := bufio.NewReader(conn)
+				got := ""
+				for {
+					resp, err := http.ReadResponse(reader, nil)
+					if err != nil {
+						t.Fatalf("%s: %v after %q", path, err, got)
+					}
+					if resp.StatusCode != http.StatusContinue {
+						body, _ := io.ReadAll(resp.Body)
+						got += resp.Proto + " " + resp.Status + " " + string(body)
+						break
+					}
+					got += resp.Proto + " " + resp.Status + ", "
+					fmt.Fprint(conn, "the whole body")
+				}
+				if got != want {
+					t.Errorf("%s was answered %q, want %q", path, got, want)
+				}
+			}
+		})
+	}
+}
+
+// TestUpstreamsOverTLSSeeTheirOwnName compares what Caddy's own transport says
+// to a TLS upstream with what ours says.
+func TestUpstreamsOverTLSSeeTheirOwnName(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	server := httptest.NewUnstartedServer(guarded(p, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "SNI %q, Host %q, X-Forwarded-Host %q", r.TLS.ServerName, r.Host, r.Header.Get("X-Forwarded-Host"))
+	}))
+	server.StartTLS()
+	closeAtEnd(t, server)
+	_, port, _ := net.SplitHostPort(server.Listener.Addr().String())
+	// The certificate of httptest is for example.com and 127.0.0.1.
+	authority := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(authority, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	verified := "tls_trust_pool file {\n pem_file " + authority + "\n}\n"
+	cases := []struct{ upstream, options, want string }{
+		{"127.0.0.1", "transport http {\n" + verified + "}", `SNI "", Host "127.0.0.1:PORT", X-Forwarded-Host "caller.example"`},
+		{"localhost", "transport http {\n" + verified + "tls_server_name example.com\n}", `SNI "example.com", Host "localhost:PORT", X-Forwarded-Host "caller.example"`},
+		{"localhost", "transport http {\ntls_insecure_skip_verify\n}", `SNI "localhost", Host "localhost:PORT", X-Forwarded-Host "caller.example"`},
+		{"localhost", "header_up Host api.example.net\n transport http {\ntls_insecure_skip_verify\n}", `SNI "localhost", Host "api.example.net", X-Forwarded-Host "caller.example"`},
+		{"localhost", "header_up Host {host}\n transport http {\ntls_insecure_skip_verify\n}", `SNI "localhost", Host "caller.example", X-Forwarded-Host "caller.example"`},
+	}
+	var routes strings.Builder
+	for i, c := range cases {
+		fmt.Fprintf(&routes, "handle /%d {\nproxy https://%s:%s {\n%s\n}\n}\n", i, c.upstream, port, c.options)
+	}
+	fmt.Fprintf(&routes, "handle /unknown {\nproxy https://127.0.0.1:%s {\n}\n}", port)
+	_, ways := bothWays(t, p, routes.String())
+	ask := func(w way, path string) (int, string) {
+		req, err := http.NewRequest(http.MethodGet, w.http+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = "caller.example"
+		resp, body := harness.Do(t, req)
+		return resp.StatusCode, body
+	}
+	for _, w := range ways {
+		for i, c := range cases {
+			if status, got := ask(w, fmt.Sprintf("/%d", i)); status != http.StatusOK || got != strings.ReplaceAll(c.want, "PORT", port) {
+				t.Errorf("%s, case %d: %d %s, want %s", w.name, i, status, got, c.want)
+			}
+		}
+		if status, _ := ask(w, "/unknown"); status != http.StatusBadGateway {
+			t.Errorf("%s: a certificate that nobody trusts was answered %d", w.name, status)
+		}
+	}
+}
+
+func TestUpstreamsOnUnixSocketsAreServed(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	path := socket(t)
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveOn(t, guarded(p, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s %s %s", r.Proto, r.Host, r.URL)
+	}), listener)
+	_, ways := bothWays(t, p, fmt.Sprintf("handle /one {\nproxy unix/%s {\n}\n}\nhandle /two {\nproxy unix+h2c/%[1]s {\n}\n}", path))
+	for _, w := range ways {
+		host := strings.TrimPrefix(w.http, "http://")
+		for path, want := range map[string]string{"/one?a": "HTTP/1.1 " + host + " /one?a", "/two": "HTTP/2.0 " + host + " /two"} {
+			if resp, body := harness.Get(t, w.http+path); resp.StatusCode != http.StatusOK || body != want {
+				t.Errorf("%s: %s was answered %d %q, want %q", w.name, path, resp.StatusCode, body, want)
+			}
+		}
+	}
+}
+
+// TestActiveHealthChecksCarryTheToken has an upstream that is healthy only to
+// those who have one, and later to nobody.
+func TestActiveHealthChecksCarryTheToken(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	var down atomic.Bool
+	upstream := serve(t, guarded(p, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/health" && r.URL.RawQuery == "deep=1":
+			http.Redirect(w, r, "/health/", http.StatusFound)
+		case r.URL.Path == "/health/" && down.Load():
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	}))
+	_, ways := bothWays(t, p, "proxy "+upstream+` {
+		health_uri /health?deep=1
+		health_interval 100ms
+		health_follow_redirects
+	}`)
+	for _, want := range []int{http.StatusOK, http.StatusServiceUnavailable, http.StatusOK} {
+		down.Store(want != http.StatusOK)
+		for _, w := range ways {
+			if w.name == "plain" {
+				continue // its health checks have no token
+			}
+			harness.Eventually(t, 20*time.Second, fmt.Sprintf("callers get %d", want), func() bool {
+				resp, _ := harness.Get(t, w.http)
+				return resp.StatusCode == want
 			})
 		}
 	}
