@@ -426,7 +426,7 @@ func TestExpectContinueIsTheUpstreamsToAnswer(t *testing.T) {
 	}))
 	_, ways := bothWays(t, p, "proxy "+upstream+` {
 		transport http {
-			expect_continue_timeout 1m
+			expect_continue_timeout 3s
 		}
 	}`)
 	for _, w := range ways {
@@ -435,6 +435,7 @@ func TestExpectContinueIsTheUpstreamsToAnswer(t *testing.T) {
 				"/accept": "HTTP/1.1 100 Continue, HTTP/1.1 200 OK the whole body <nil>",
 				"/refuse": "HTTP/1.1 417 Expectation Failed ",
 			} {
+				began := time.Now()
 				conn := dial(t, w.http)
 				fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 14\r\n\r\n", path)
 				reader := bufio.NewReader(conn)
@@ -445,6 +446,7 @@ func TestExpectContinueIsTheUpstreamsToAnswer(t *testing.T) {
 						t.Fatalf("%s: %v after %q", path, err, got)
 					}
 					if resp.StatusCode != http.StatusContinue {
+						t.Log(resp, time.Since(began))
 						body, _ := io.ReadAll(resp.Body)
 						got += resp.Proto + " " + resp.Status + " " + string(body)
 						break
@@ -452,6 +454,7 @@ func TestExpectContinueIsTheUpstreamsToAnswer(t *testing.T) {
 					got += resp.Proto + " " + resp.Status + ", "
 					fmt.Fprint(conn, "the whole body")
 				}
+				t.Log(path, time.Since(began))
 				if got != want {
 					t.Errorf("%s was answered %q, want %q", path, got, want)
 				}

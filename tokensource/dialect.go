@@ -120,6 +120,13 @@ func (x *exchange) result(failed error) (*answer, *Error) {
 	return nil, &Error{Reason: hostOf(x.settings.url) + ": " + explain(failed)}
 }
 
+// Winsock's numbers, which package syscall does not map to the others.
+const (
+	wsaConnAborted = syscall.Errno(10053)
+	wsaConnReset   = syscall.Errno(10054)
+	wsaConnRefused = syscall.Errno(10061)
+)
+
 // explain says in our words why no answer came.
 func explain(err error) string {
 	var dns *net.DNSError
@@ -150,9 +157,10 @@ func explain(err error) string {
 		return "it does not speak TLS"
 	case errors.As(err, &alert):
 		return "it ended the TLS handshake: " + alert.Error()
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, wsaConnRefused):
 		return "connection refused"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE),
+		errors.Is(err, wsaConnReset), errors.Is(err, wsaConnAborted),
 		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "the connection was closed before an answer came"
 	}

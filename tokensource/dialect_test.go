@@ -138,7 +138,7 @@ func unsent(t *testing.T) map[string]struct {
 			heard(c)
 			_, _ = io.WriteString(c, "SSH-2.0-canary\r\n")
 		}), transport(t), unknown},
-		"an unknown authority":         {secure.URL, transport(t), "its certificate is signed by an authority that is not trusted here"},
+		"an unknown authority":         {secure.URL, trusting(t, secure, func(c *tls.Config) { c.RootCAs = x509.NewCertPool() }), "its certificate is signed by an authority that is not trusted here"},
 		"a certificate of another":     {"https://auth.example.org", trusting(t, secure, asIs), "its certificate is for another name"},
 		"a certificate that has ended": {"https://127.0.0.1", trusting(t, secure, func(c *tls.Config) { c.Time = func() time.Time { return time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC) } }), "its certificate is not valid"},
 		"plain http on an https port":  {"https://" + strings.TrimPrefix(plain.URL, "http://"), transport(t), "it does not speak TLS"},

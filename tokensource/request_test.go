@@ -242,7 +242,10 @@ func path(path string) func(*Config) {
 func tokenRequest(r Request) func(*Config) { return func(c *Config) { c.TokenRequest = r } }
 
 func refreshRequest(r Request) func(*Config) {
-	return func(c *Config) { c.RefreshRequest = &r }
+	return func(c *Config) {
+		own := r
+		c.RefreshRequest = &own
+	}
 }
 
 func allParams(list ...Param) func(*Config) { return func(c *Config) { c.Params = list } }
