@@ -1,11 +1,9 @@
 package injecttoken
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 
@@ -163,14 +161,4 @@ func unknownSource(name string, sources map[string]*Source) error {
 		return fmt.Errorf("no token source is named %q; there are none: write token_sources { source %s { … } } in the global options", name, name)
 	}
 	return fmt.Errorf("no token source is named %q; %s", name, didYouMean(name, slices.Collect(maps.Keys(sources))))
-}
-
-// tokenTransport is Caddy's HTTP transport for requests that belong to no
-// caller. It needs a replacer of its own. Were there a caller's request in the
-// context, it would dial that one's upstream.
-type tokenTransport struct{ *reverseproxy.HTTPTransport }
-
-func (t tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	ctx := context.WithValue(req.Context(), caddy.ReplacerCtxKey, caddy.NewReplacer())
-	return t.HTTPTransport.RoundTrip(req.WithContext(ctx))
 }

@@ -182,9 +182,9 @@ func (t *Transport) checkUpstreams(ctx caddy.Context) error {
 // RoundTrip sends a copy of the request with the token on it. The request
 // itself stays as it is.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.Method == http.MethodTrace {
+	if neverSent(req.Method) {
 		t.tell(req, failed)
-		resp := answer(req, http.StatusMethodNotAllowed, "TRACE is not sent to this API: it would echo the token.")
+		resp := answer(req, http.StatusMethodNotAllowed, "TRACE and CONNECT are not sent to this API: the one would echo the token, the other lead it elsewhere.")
 		resp.Header.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 		return resp, nil
 	}
@@ -221,6 +221,13 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		t.tell(req, injected)
 	}
 	return resp, nil
+}
+
+// neverSent says whether a method is one by which an upstream could echo the
+// token, or that names a host of the caller's choice. There are servers that
+// do not look at letter case.
+func neverSent(method string) bool {
+	return strings.EqualFold(method, http.MethodTrace) || strings.EqualFold(method, http.MethodConnect)
 }
 
 // copyOf returns a copy of the request that says the same: the transport

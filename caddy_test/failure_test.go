@@ -16,8 +16,7 @@ import (
 
 // cause is a way in which a token endpoint fails, and what comes of it.
 type cause struct {
-	name    string // of the source
-	endless bool   // the endpoint does not answer, so the timeout ends it
+	name string // of the source
 
 	// The endpoint: an interception of the provider's, or another URL.
 	intercept func(http.ResponseWriter, *http.Request, int) bool
@@ -48,8 +47,8 @@ func causes(t *testing.T) []cause {
 		return provider.Fail(status, code)
 	}
 	return []cause{
-		{name: "silent", endless: true, intercept: hang, reason: "HOST: no complete answer in time"},
-		{name: "trickling", endless: true, intercept: trickle, reason: "HOST: no complete answer in time"},
+		{name: "silent", intercept: hang, reason: "HOST: no complete answer in time"},
+		{name: "trickling", intercept: trickle, reason: "HOST: no complete answer in time"},
 		{
 			name:      "huge",
 			intercept: say(200, nil, `{"access_token":"`+strings.Repeat("x", 2<<20)+`"}`),
@@ -85,7 +84,7 @@ func causes(t *testing.T) []cause {
 		{name: "client", permanent: true, intercept: refused(401, "invalid_client"), code: "invalid_client", reason: "HTTP status 401, invalid_client", httpCode: 401},
 		{name: "unauthorized", permanent: true, intercept: refused(400, "unauthorized_client"), code: "unauthorized_client", reason: "HTTP status 400, unauthorized_client", httpCode: 400},
 		{name: "scope", permanent: true, intercept: refused(400, "invalid_scope"), code: "invalid_scope", reason: "HTTP status 400, invalid_scope", httpCode: 400},
-		{name: "secretless", permanent: true, noSecret: true, reason: "client_secret: {file.DIR/no-such-file}"},
+		{name: "secretless", permanent: true, noSecret: true, reason: "client_secret: the placeholder {file.DIR/no-such-file} is empty or cannot be read"},
 	}
 }
 
@@ -249,7 +248,7 @@ func (f cause) assertLog(t *testing.T, c *harness.Caddy, p *provider.Provider) {
 		if line["level"] != "error" || line["msg"] != "no token" || line["provider"] != host {
 			t.Errorf("the log says: %v", line)
 		}
-		if reason, _ := line["reason"].(string); reason != want && !(f.noSecret && strings.Contains(reason, want)) {
+		if reason, _ := line["reason"].(string); reason != want {
 			t.Errorf("the log's reason is %q, want %q", reason, want)
 		}
 		if line["failures"] != float64(i+1) {
@@ -263,6 +262,13 @@ func (f cause) assertLog(t *testing.T, c *harness.Caddy, p *provider.Provider) {
 		}
 		if next, _ := line["next"].(string); f.permanent != strings.HasPrefix(next, "not tried again") {
 			t.Errorf("the log says of what comes next: %v", line["next"])
+		}
+	}
+	for i := range len(lines) - 1 {
+		// A line is written a moment after the pause has begun.
+		pause := time.Duration((lines[i+1]["ts"].(float64) - lines[i]["ts"].(float64)) * float64(time.Second))
+		if least := f.pause(i) / 2; pause < least {
+			t.Errorf("%v between the failures %d and %d in the log", pause, i+1, i+2)
 		}
 	}
 	if f.permanent && len(lines) != 1 {
@@ -333,4 +339,276 @@ func TestTheOthersGetTheTokenWhenTheFirstCallerHangsUp(t *testing.T) {
 		}
 	}
 	assertNoneDown(t, c, p.API)
+}
+
+// TestAFailureThatPassesCostsOneMoreTokenRequest answers 500 once and then as
+// it should; nobody asks.
+func TestAFailureThatPassesCostsOneMoreTokenRequest(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	p.Set(func(k *provider.Knobs) {
+		fail := provider.Fail(http.StatusInternalServerError, "server_error")
+		k.Intercept = func(w http.ResponseWriter, r *http.Request, n int) bool { return n == 1 && fail(w, r, n) }
+	})
+	text, url := caddyfile(t, crmSource(p, ""), "inject_token crm "+p.API)
+	c := harness.Start(t, text, withSecret(provider.ClientSecret))
+	c.Eventually(30*time.Second, "a token by itself", func() bool { return c.LogCount("token_sources.crm", "token obtained") == 1 })
+	if got := ask(t, url); got.status != http.StatusOK {
+		t.Errorf("answered %d %q", got.status, got.body)
+	}
+	if n := p.Count(); n != 2 {
+		t.Errorf("%d token requests", n)
+	}
+	if n := c.LogCount("token_sources.crm", "no token"); n != 1 {
+		t.Errorf("%d failures in the log", n)
+	}
+}
+
+// TestACallerWaitsNoLongerThanItMay has a provider that never answers, and
+// callers who are more and less patient than a token request.
+func TestACallerWaitsNoLongerThanItMay(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	p.Set(func(k *provider.Knobs) { k.Intercept = hang })
+	second := secondUpstream(t, p)
+	text, url := caddyfile(t, crmSource(p, "timeout 55s"), fmt.Sprintf(`inject_token crm %s %s {
+		lb_retries 3
+		fail_duration 5m
+		wait 1s
+	}`, p.API, second))
+	c := harness.Start(t, text, withSecret(provider.ClientSecret))
+	const callers = 10
+	answers := make(chan answered, callers)
+	for range callers {
+		go func() { answers <- ask(t, url) }()
+	}
+	for range callers {
+		got := <-answers
+		got.assertRefused(t, http.StatusGatewayTimeout, notInTime("crm"), "")
+		if got.took < time.Second || got.took > 20*time.Second {
+			t.Errorf("a caller who may wait a second waited %v", got.took)
+		}
+	}
+	if n := p.Count(); n != 1 {
+		t.Errorf("%d token requests", n)
+	}
+	if n := len(p.APIRequests()); n != 0 {
+		t.Errorf("%d requests came to the API without a token", n)
+	}
+	assertNoneDown(t, c, p.API, second)
+}
+
+// TestAnUpstreamThatIsDownIsStillMarkedDown holds what the other tests rely
+// on: that the admin API counts failures where there are some.
+func TestAnUpstreamThatIsDownIsStillMarkedDown(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	dead := "127.0.0.1:" + itoa(harness.Port(t))
+	text, url := caddyfile(t, crmSource(p, ""), fmt.Sprintf(`inject_token crm %s %s {
+		lb_policy first
+		lb_retries 3
+		fail_duration 5m
+	}`, dead, p.API))
+	c := harness.Start(t, text, withSecret(provider.ClientSecret))
+	if got := ask(t, url); got.status != http.StatusOK {
+		t.Errorf("answered %d %q although one upstream lives", got.status, got.body)
+	}
+	for _, upstream := range upstreams(t, c) {
+		if want := map[bool]int{true: 1, false: 0}[upstream.Address == dead]; upstream.Fails != want {
+			t.Errorf("the upstream %s counts %d failures, want %d", upstream.Address, upstream.Fails, want)
+		}
+	}
+}
+
+// accessLog returns the lines of the access log for a path, once there are n.
+func accessLog(t *testing.T, c *harness.Caddy, path string, n int) []map[string]any {
+	t.Helper()
+	var found []map[string]any
+	c.Eventually(10*time.Second, "the access log has "+path, func() bool {
+		found = nil
+		for _, line := range c.LogLines() {
+			request, _ := line["request"].(map[string]any)
+			logger, _ := line["logger"].(string)
+			if strings.HasPrefix(logger, "http.log.access") && request["uri"] == path {
+				found = append(found, line)
+			}
+		}
+		return len(found) >= n
+	})
+	return found
+}
+
+// TestWithoutATokenARequestMayPass has an upstream that serves some without
+// one. What a caller has put in the token's place does not pass.
+func TestWithoutATokenARequestMayPass(t *testing.T) {
+	t.Parallel()
+	down, rejects := provider.New(t, provider.Dialect{}), provider.New(t, provider.Dialect{})
+	down.Set(func(k *provider.Knobs) { k.Intercept = provider.Fail(503, "") })
+	rejects.Set(func(k *provider.Knobs) { k.Secret = "another" })
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%q %q", r.Header["Authorization"], r.Method)
+	}))
+	t.Cleanup(api.Close)
+	site := "log\n"
+	for _, source := range []string{"down", "rejects"} {
+		site += fmt.Sprintf("handle /%s {\n inject_token %[1]s %s {\n unavailable pass\n fail_duration 5m\n}\n}\n", source, api.URL)
+	}
+	text, url := caddyfile(t, strings.Replace(crmSource(down, ""), "crm", "down", 1)+"\n"+strings.Replace(crmSource(rejects, ""), "crm", "rejects", 1), site)
+	c := harness.Start(t, text, withSecret(provider.ClientSecret))
+	for _, source := range []string{"down", "rejects"} {
+		req, err := http.NewRequest(http.MethodPost, url+"/"+source, strings.NewReader("body"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer of-the-caller")
+		resp, body := harness.Do(t, req)
+		if resp.StatusCode != http.StatusOK || body != `[] "POST"` {
+			t.Errorf("%s: answered %d %q", source, resp.StatusCode, body)
+		}
+		if line := accessLog(t, c, "/"+source, 1)[0]; line["token_source"] != source || line["token_outcome"] != "passed" {
+			t.Errorf("the access log says: %v %v", line["token_source"], line["token_outcome"])
+		}
+	}
+	assertNoneDown(t, c, api.URL)
+}
+
+// TestHandleResponseShapesOurOwnAnswers gives callers the words of the site.
+func TestHandleResponseShapesOurOwnAnswers(t *testing.T) {
+	t.Parallel()
+	down, rejects, silent := provider.New(t, provider.Dialect{}), provider.New(t, provider.Dialect{}), provider.New(t, provider.Dialect{})
+	down.Set(func(k *provider.Knobs) { k.Intercept = provider.Fail(503, "") })
+	rejects.Set(func(k *provider.Knobs) { k.Secret = "another" })
+	silent.Set(func(k *provider.Knobs) { k.Intercept = hang })
+	sources, site := "", "log\n"
+	for _, s := range []struct {
+		name string
+		p    *provider.Provider
+	}{{"down", down}, {"rejects", rejects}, {"silent", silent}} {
+		sources += strings.Replace(crmSource(s.p, "timeout 50s"), "crm", s.name, 1) + "\n"
+		site += fmt.Sprintf(`handle /%s {
+			inject_token %[1]s %s {
+				wait 500ms
+				@ours header Proxy-Status inject_token*
+				handle_response @ours {
+					header X-Outcome {http.inject_token.source}-{http.inject_token.outcome}
+					respond "Sorry: {http.reverse_proxy.status_code}." 599
+				}
+			}
+		}
+		`, s.name, s.p.API)
+	}
+	text, url := caddyfile(t, sources, site)
+	c := harness.Start(t, text, withSecret(provider.ClientSecret))
+	// A caller of a source whose first token request is still under way waits.
+	c.Eventually(20*time.Second, "both are known to fail", func() bool {
+		return c.LogCount("token_sources.down", "no token") > 0 && c.LogCount("token_sources.rejects", "no token") > 0
+	})
+	for _, want := range [][2]string{{"down", "503"}, {"rejects", "502"}, {"silent", "504"}} {
+		got := ask(t, url+"/"+want[0])
+		if got.status != 599 || got.body != "Sorry: "+want[1]+"." {
+			t.Errorf("%s: answered %d %q, want the site's words and %s", want[0], got.status, got.body, want[1])
+		}
+		if outcome := got.header.Get("X-Outcome"); outcome != want[0]+"-failed" {
+			t.Errorf("the placeholders say %q", outcome)
+		}
+		if line := accessLog(t, c, "/"+want[0], 1)[0]; line["token_source"] != want[0] || line["token_outcome"] != "failed" {
+			t.Errorf("the access log says: %v %v", line["token_source"], line["token_outcome"])
+		}
+	}
+}
+
+// TestACorrectedSecretFileHealsWithinTenSeconds corrects a file while callers
+// ask. Until then each of them is told at once, and no provider is asked: it
+// would not answer.
+func TestACorrectedSecretFileHealsWithinTenSeconds(t *testing.T) {
+	for name, before := range map[string]string{"wrong": "wrong-secret", "missing": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := provider.New(t, provider.Dialect{})
+			text, url := caddyfile(t, crmSource(p, ""), "inject_token crm "+p.API+" {\n wait 50s\n fail_duration 5m\n}")
+			options := []harness.Option{}
+			code, expected := "", 1
+			if before != "" {
+				options = append(options, withSecret(before))
+				code, expected = "invalid_client", 2
+			}
+			c := harness.Start(t, text, options...)
+			c.WaitLog("not tried again")
+			p.Set(func(k *provider.Knobs) { k.Intercept = hang })
+			for range 20 {
+				got := ask(t, url)
+				got.assertRefused(t, http.StatusBadGateway, rejected("crm"), code)
+				time.Sleep(20 * time.Millisecond)
+			}
+			p.Set(func(k *provider.Knobs) { k.Intercept = nil })
+			c.Write("secret", provider.ClientSecret+"\n")
+			corrected := time.Now()
+			for {
+				got := ask(t, url)
+				if got.status == http.StatusOK {
+					break
+				}
+				got.assertRefused(t, http.StatusBadGateway, rejected("crm"), code)
+				// Ten seconds, and some for a slow machine.
+				if time.Since(corrected) > 13*time.Second {
+					t.Fatal("not healed")
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+			if n := p.Count(); n != expected {
+				t.Errorf("%d token requests, want %d", n, expected)
+			}
+			assertNoneDown(t, c, p.API)
+			p.AssertStrict()
+		})
+	}
+}
+
+// TestACallerWhoBeganATokenRequestMayLeave has callers who ask where nobody
+// but a caller makes the source ask again: its secret was wrong.
+func TestACallerWhoBeganATokenRequestMayLeave(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	text, url := caddyfile(t, crmSource(p, "timeout 50s"), "inject_token crm "+p.API+" {\n wait 50s\n}")
+	c := harness.Start(t, text, withSecret("wrong-secret"))
+	c.WaitLog("not tried again")
+	release := make(chan struct{})
+	p.Set(func(k *provider.Knobs) {
+		k.Intercept = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+			select {
+			case <-release:
+				return false
+			case <-r.Context().Done():
+				return true
+			}
+		}
+	})
+	c.Write("secret", provider.ClientSecret)
+
+	ctx, hangUp := context.WithCancel(t.Context())
+	gone := make(chan struct{})
+	go func() { // the only caller there is, until the provider is asked
+		defer close(gone)
+		for ctx.Err() == nil {
+			req, _ := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+			if resp, err := http.DefaultClient.Do(req); err == nil {
+				resp.Body.Close()
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}()
+	c.Eventually(30*time.Second, "the provider is asked again", func() bool { return p.Count() == 2 && underWay(t, c) == 1 })
+	other := make(chan answered, 1)
+	go func() { other <- ask(t, url+"/other") }()
+	c.Eventually(20*time.Second, "another caller waits", func() bool { return underWay(t, c) == 2 })
+	hangUp()
+	<-gone
+	c.Eventually(20*time.Second, "Caddy sees that the first is gone", func() bool { return underWay(t, c) == 1 })
+	close(release)
+	if got := <-other; got.status != http.StatusOK {
+		t.Errorf("the other caller got %d %q", got.status, got.body)
+	}
+	if n := p.Count(); n != 2 {
+		t.Errorf("%d token requests", n)
+	}
 }

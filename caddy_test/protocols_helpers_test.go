@@ -1,6 +1,7 @@
 package caddy_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -15,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -298,8 +300,151 @@ func dial(t *testing.T, url string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(time.Second*10)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	return conn
+}
+
+// readFinal reads answers up to the one that is no interim one.
+func readFinal(r io.Reader) (*http.Response, error) {
+	reader := bufio.NewReader(r)
+	for {
+		resp, err := http.ReadResponse(reader, nil)
+		if err != nil || resp.StatusCode >= 200 {
+			return resp, err
+		}
+	}
+}
+
+// recorder is an upstream that takes every request and remembers it, and a
+// second address of which nobody but a caller knows.
+type recorder struct {
+	address   string
+	elsewhere string
+	status    int // that it answers; 0: 200
+
+	mu     sync.Mutex // guards what follows
+	seen   []recorded
+	strays int // connections to elsewhere
+}
+
+// recorded is a request as it arrived.
+type recorded struct {
+	method, path, query, host string
+	header, trailer           http.Header
+	body                      string
+}
+
+func newRecorder(t *testing.T) *recorder {
+	t.Helper()
+	r := new(recorder)
+	r.address = serve(t, r)
+	stray, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stray.Close() })
+	r.elsewhere = stray.Addr().String()
+	go func() {
+		for {
+			conn, err := stray.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+			r.mu.Lock()
+			r.strays++
+			r.mu.Unlock()
+		}
+	}()
+	return r
+}
+
+func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	body, _ := io.ReadAll(req.Body)
+	r.mu.Lock()
+	r.seen = append(r.seen, recorded{req.Method, req.URL.Path, req.URL.RawQuery, req.Host, req.Header.Clone(), req.Trailer.Clone(), string(body)})
+	r.mu.Unlock()
+	if r.status != 0 {
+		w.WriteHeader(r.status)
+	}
+}
+
+func (r *recorder) requests() []recorded {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.seen)
+}
+
+func (r *recorder) elsewhereSeen() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.strays
+}
+
+func (r *recorder) clear() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seen, r.strays = nil, 0
+}
+
+// assertInjected wants our token once in Authorization, X-Api-Key and the
+// parameter access_token, and nothing that the caller has put there.
+func (*recorder) assertInjected(t *testing.T, p *provider.Provider, got recorded) {
+	t.Helper()
+	token := p.IssuedTokens()[0]
+	_, param := cutToken(got.query)
+	if h := got.header; !slices.Equal(h["Authorization"], []string{"Bearer " + token}) || !slices.Equal(h["X-Api-Key"], []string{token}) || param != token {
+		t.Errorf("the token is not where it belongs: query %s, header %q", got.query, h)
+	}
+	for field, values := range got.trailer {
+		got.header["trailer "+field] = values
+	}
+	for field, values := range got.header {
+		name := strings.ToLower(strings.ReplaceAll(field, "_", "-"))
+		if strings.Contains(strings.Join(values, " "), "CALLER") ||
+			field != "Authorization" && field != "X-Api-Key" && (strings.HasSuffix(name, "authorization") || strings.HasSuffix(name, "x-api-key")) {
+			t.Errorf("the caller's own arrived in %s: %q", field, values)
+		}
+	}
+	if strings.Contains(got.query, "CALLER") {
+		t.Errorf("the caller's own arrived in the query: %s", got.query)
+	}
+}
+
+// cutToken takes the token's parameter from the end of a query.
+func cutToken(query string) (rest, token string) {
+	rest, token, found := strings.Cut(query, "&access_token=")
+	if !found {
+		token, _ = strings.CutPrefix(query, "access_token=")
+		rest = ""
+	}
+	return rest, token
+}
+
+// hasNone wants no token that was issued in a text.
+func hasNone(t *testing.T, p *provider.Provider, what, text string) {
+	t.Helper()
+	for _, token := range p.IssuedTokens() {
+		if i := strings.Index(text, token); i >= 0 {
+			t.Errorf("a token is in %s: %s", what, text[max(0, i-300):i])
+		}
+	}
+}
+
+// anyHost makes the site of a Caddyfile answer to any Host.
+func anyHost(text string) string {
+	return strings.Replace(text, "\nhttp://127.0.0.1:", "\nhttp://:", 1)
+}
+
+// outcomes returns the sources and outcomes of the access log.
+func outcomes(c *harness.Caddy) []string {
+	var all []string
+	for _, line := range c.LogLines() {
+		if line["msg"] == "handled request" {
+			all = append(all, fmt.Sprintf("%v %v", line["token_source"], line["token_outcome"]))
+		}
+	}
+	return all
 }

@@ -1,0 +1,203 @@
+package caddy_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// load sends requests at a steady rate, whether or not the earlier ones have
+// been answered: a slow answer does not slow the next caller, as in life.
+type load struct {
+	url    string
+	pause  time.Duration // between requests
+	client *http.Client
+	began  time.Time
+	stop   chan struct{}
+	ended  chan struct{} // closed when every request has been answered
+	once   sync.Once
+
+	mu    sync.Mutex // guards asked
+	asked []*asking
+}
+
+// asking is a request of a load. What it came to is written before done is
+// closed.
+type asking struct {
+	began, ended time.Time
+	done         chan struct{}
+	status       int
+	header       http.Header
+	err          error
+}
+
+// mostAtOnce bounds how many requests of a load are under way. Where it is
+// reached, the load falls behind and catches up later.
+const mostAtOnce = 1000
+
+// startLoad sends requests until the load is ended, at the latest with the
+// test.
+func startLoad(t *testing.T, url string, perSecond int) *load {
+	return startLoadAt(t, &net.Dialer{Timeout: 30 * time.Second}, "", url, perSecond)
+}
+
+// startSocketLoad is startLoad through a unix socket.
+func startSocketLoad(t *testing.T, socket, url string, perSecond int) *load {
+	return startLoadAt(t, &net.Dialer{Timeout: 30 * time.Second}, socket, url, perSecond)
+}
+
+func startLoadAt(t *testing.T, dialer *net.Dialer, socket, url string, perSecond int) *load {
+	t.Helper()
+	transport := &http.Transport{MaxIdleConnsPerHost: mostAtOnce, DialContext: dialer.DialContext}
+	if socket != "" {
+		transport.DialContext = unixDialer(dialer, socket)
+	}
+	l := &load{
+		url:    url,
+		pause:  time.Second / time.Duration(perSecond),
+		client: &http.Client{Transport: transport, Timeout: time.Minute},
+		began:  time.Now(),
+		stop:   make(chan struct{}),
+		ended:  make(chan struct{}),
+	}
+	go l.run()
+	t.Cleanup(l.end)
+	return l
+}
+
+func (l *load) run() {
+	defer close(l.ended)
+	var sending sync.WaitGroup
+	defer sending.Wait()
+	slots := make(chan struct{}, mostAtOnce)
+	for n := 0; ; n++ {
+		select {
+		case <-time.After(time.Until(l.began.Add(time.Duration(n) * l.pause))):
+		case <-l.stop:
+			return
+		}
+		select {
+		case slots <- struct{}{}:
+		case <-l.stop:
+			return
+		}
+		a := &asking{began: time.Now(), done: make(chan struct{})}
+		l.mu.Lock()
+		l.asked = append(l.asked, a)
+		l.mu.Unlock()
+		sending.Go(func() {
+			l.send(a, n)
+			<-slots
+		})
+	}
+}
+
+func (l *load) send(a *asking, n int) {
+	defer close(a.done)
+	resp, err := l.client.Get(l.url + "/" + itoa(n))
+	if err == nil {
+		_, err = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		a.status, a.header = resp.StatusCode, resp.Header
+	}
+	a.err, a.ended = err, time.Now()
+}
+
+// end sends no more, waits for the answers that are due and closes the
+// connections.
+func (l *load) end() {
+	l.once.Do(func() { close(l.stop) })
+	<-l.ended
+	l.client.CloseIdleConnections()
+}
+
+// all returns the requests so far.
+func (l *load) all() []*asking {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.asked)
+}
+
+// underWay returns the requests that are not answered yet.
+func (l *load) underWay() []*asking {
+	return slices.DeleteFunc(l.all(), (*asking).answered)
+}
+
+func (a *asking) answered() bool {
+	select {
+	case <-a.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (a *asking) took() time.Duration { return a.ended.Sub(a.began) }
+
+// assertAll wants one status for all of these requests, at least so many.
+func assertAll(t *testing.T, what string, asked []*asking, status, least int) {
+	t.Helper()
+	outcomes := make(map[string]int)
+	var wrong *asking
+	for _, a := range asked {
+		outcome := itoa(a.status)
+		if a.err != nil {
+			outcome = a.err.Error()
+			if _, cause, ok := strings.Cut(outcome, `": `); ok { // without the URL
+				outcome = cause
+			}
+		}
+		outcomes[outcome]++
+		if wrong == nil && (a.err != nil || a.status != status) {
+			wrong = a
+		}
+	}
+	t.Logf("%s: %v, %s", what, outcomes, latencies(asked))
+	if wrong != nil {
+		t.Errorf("%s: %v, all of them were to be answered %d; the first that was not began at %s and took %v",
+			what, outcomes, status, wrong.began.Format("15:04:05.000"), wrong.took())
+	}
+	if len(asked) < least {
+		t.Errorf("%s: only %d requests, which proves too little; there were to be %d", what, len(asked), least)
+	}
+}
+
+// latencies tells how long answers took.
+func latencies(asked []*asking) string {
+	if len(asked) == 0 {
+		return "none"
+	}
+	var took []time.Duration
+	for _, a := range asked {
+		took = append(took, a.took())
+	}
+	slices.Sort(took)
+	at := func(share float64) time.Duration { return took[int(share*float64(len(took)-1))].Round(100 * time.Microsecond) }
+	return fmt.Sprintf("half within %v, 99%% within %v, all within %v", at(.5), at(.99), at(1))
+}
+
+// slowest returns how long the slowest of the requests took that were under
+// way at some time between from and to.
+func slowest(asked []*asking, from, to time.Time) time.Duration {
+	var longest time.Duration
+	for _, a := range asked {
+		if a.ended.After(from) && a.began.Before(to) {
+			longest = max(longest, a.took())
+		}
+	}
+	return longest
+}
+
+// unixDialer dials a unix socket, whatever the address.
+func unixDialer(dialer *net.Dialer, socket string) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return dialer.DialContext(ctx, "unix", socket)
+	}
+}
