@@ -45,13 +45,15 @@ func (t *Transport) allowed(req *http.Request) bool {
 }
 
 // followsElsewhere says whether a health check follows a redirect that leads
-// away from its upstream.
+// away from where it began: to another host or port, or out of TLS.
 func followsElsewhere(req *http.Request) bool {
-	if req.Response == nil {
-		return false
+	first := req
+	for first.Response != nil {
+		if first = first.Response.Request; first == nil {
+			return true // not known
+		}
 	}
-	dial, ok := reverseproxy.GetDialInfo(req.Context())
-	return !ok || req.URL.Host != dial.Address && req.URL.Host != dial.Host
+	return req.URL.Scheme != first.URL.Scheme || req.URL.Host != first.URL.Host
 }
 
 // checkHostPattern refuses what could never match.

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -172,6 +173,32 @@ func TestARedirectOfTheUpstreamDoesNotShowTheToken(t *testing.T) {
 	hasNone(t, p, "the log", c.Log())
 }
 
+// TestAnEarlyHintOfTheUpstreamDoesNotShowTheToken is the same in an answer
+// before the answer.
+func TestAnEarlyHintOfTheUpstreamDoesNotShowTheToken(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	upstream := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Link", "</style.css?"+r.URL.RawQuery+">; rel=preload")
+		w.WriteHeader(http.StatusEarlyHints)
+		fmt.Fprint(w, "the page")
+	}))
+	text, url := caddyfile(t, crmSource(p, ""), "inject_token crm "+upstream+" {\nquery access_token\n}")
+	c := harness.Start(t, anyHost(text), withSecret(provider.ClientSecret))
+	conn := dial(t, url)
+	fmt.Fprint(conn, raw("GET /?a=1 HTTP/1.1", "Host: a"))
+	answer, err := io.ReadAll(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "Link: </style.css?a=1>; rel=preload\r\n"
+	if !strings.HasPrefix(string(answer), "HTTP/1.1 103 ") || strings.Count(string(answer), want) != 2 {
+		t.Errorf("want 103 and 200, each with %q; got:\n%s", want, answer)
+	}
+	hasNone(t, p, "the answer", string(answer))
+	hasNone(t, p, "the log", c.Log())
+}
+
 // TestUpstreamsOfACallersChoiceGetTheTokenOnlyWhereAllowed has upstreams whose
 // address holds a placeholder.
 func TestUpstreamsOfACallersChoiceGetTheTokenOnlyWhereAllowed(t *testing.T) {
@@ -276,4 +303,230 @@ func TestWithoutATokenTheCallersOwnIsStillRemoved(t *testing.T) {
 		t.Errorf("the query arrived as %s, Authorization as %q", got.query, got.header["Authorization"])
 	}
 	c.Eventually(20*time.Second, "the access log says passed", func() bool { return slices.Equal(outcomes(c), []string{"crm passed"}) })
+}
+
+// TestNoOtherHandlerComesToSeeTheToken surrounds the proxy with all that Caddy
+// has for showing or sending what is in a request.
+func TestNoOtherHandlerComesToSeeTheToken(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	upstream, stranger := newRecorder(t), newRecorder(t)
+	text, url := caddyfile(t, crmSource(p, ""), fmt.Sprintf(`log
+	log_append authorization {header.Authorization}
+	log_append key {header.X-Api-Key}
+	log_append uri {http.request.uri}
+	log_append outcome {http.inject_token.outcome}
+	log_append source {http.inject_token.source}
+	handle_errors {
+		reverse_proxy %[2]s
+	}
+	handle /error {
+		error 418
+	}
+	handle /fallthrough {
+		inject_token crm %[1]s {
+			header Authorization
+			header X-Api-Key
+			query access_token
+			@bad status 200
+			handle_response @bad {
+				error 502
+			}
+		}
+	}
+	handle /shown {
+		inject_token crm %[1]s {
+			header Authorization
+			header X-Api-Key
+			query access_token
+			@all status 2xx
+			handle_response @all {
+				respond "{header.Authorization} {header.X-Api-Key} {query} {http.request.uri} {http.request.orig_uri} {http.reverse_proxy.header.Authorization} {http.inject_token.outcome} {http.inject_token.token}"
+			}
+		}
+	}
+	handle {
+		route {
+			forward_auth %[2]s {
+				uri /auth
+				copy_headers Authorization
+			}
+			header {
+				+X-Outcome "{http.inject_token.source} {http.inject_token.outcome}"
+				>X-Leak "{header.Authorization} {header.X-Api-Key} {query} {http.request.uri}"
+				>X-Told "{http.inject_token.source} {http.inject_token.outcome}"
+				defer
+			}
+			inject_token crm %[1]s {
+				header Authorization
+				header X-Api-Key
+				query access_token
+				header_down X-Leak-Too {header.Authorization}{query}
+			}
+		}
+	}`, upstream.address, stranger.address))
+	c := harness.Start(t, anyHost(text), withSecret(provider.ClientSecret))
+	c.Eventually(20*time.Second, "there is a token", func() bool { return p.Count() == 1 })
+	var told string
+	for _, path := range []string{"/x?a=1", "/x", "/error", "/fallthrough", "/shown?a=1", "/x"} {
+		resp, body := harness.Get(t, url+path)
+		hasNone(t, p, "the answer to "+path, fmt.Sprint(resp.Header, body))
+		if path == "/x" {
+			told = resp.Header.Get("X-Told")
+		}
+		if path == "/shown?a=1" && !strings.Contains(body, "a=1") {
+			t.Errorf("handle_response shows %q", body)
+		}
+	}
+	if told != "crm injected" {
+		t.Errorf("the placeholders say %q after the proxy", told)
+	}
+	if n := len(upstream.requests()); n != 5 {
+		t.Errorf("%d requests came to the upstream", n)
+	}
+	for _, request := range upstream.requests() {
+		upstream.assertInjected(t, p, request)
+	}
+	if n := len(stranger.requests()); n != 5 { // 3 of forward_auth, 2 of handle_errors
+		t.Errorf("%d requests came to the other upstream", n)
+	}
+	for _, request := range stranger.requests() {
+		hasNone(t, p, "a request to another upstream", fmt.Sprint(request))
+	}
+	c.Eventually(20*time.Second, "the access log has all requests", func() bool { return c.LogCount("http.log.access", "handled request") == 6 })
+	for _, line := range c.LogLines() {
+		if line["msg"] == "handled request" && line["token_outcome"] != nil && (line["outcome"] != "injected" || line["source"] != "crm") {
+			t.Errorf("log_append says %v and %v", line["outcome"], line["source"])
+		}
+	}
+	hasNone(t, p, "the log", c.Log())
+}
+
+// TestTheAccessLogSaysWhatBecameOfTheToken has a site for each outcome.
+func TestTheAccessLogSaysWhatBecameOfTheToken(t *testing.T) {
+	t.Parallel()
+	good, bad := provider.New(t, provider.Dialect{}), provider.New(t, provider.Dialect{})
+	bad.Set(func(k *provider.Knobs) { k.Intercept = provider.Fail(http.StatusBadRequest, "unauthorized_client") })
+	upstream, refusing := newRecorder(t), newRecorder(t)
+	refusing.status = http.StatusUnauthorized
+	sources := crmSource(good, "") + "\n" + strings.Replace(crmSource(bad, ""), "source crm", "source dead", 1)
+	text, url := caddyfile(t, sources, fmt.Sprintf(`log
+	inject_token /injected crm %[1]s
+	inject_token /refused crm %[2]s
+	inject_token /passed dead %[1]s {
+		unavailable pass
+	}
+	inject_token /kept crm %[1]s {
+		existing keep
+	}
+	inject_token /failed dead %[1]s
+	respond /nothing 204`, upstream.address, refusing.address))
+	c := harness.Start(t, anyHost(text), withSecret(provider.ClientSecret))
+	var want []string
+	for _, request := range []struct{ path, source, outcome string }{
+		{"/injected", "crm", "injected"},
+		{"/refused", "crm", "refused"},
+		{"/passed", "dead", "passed"},
+		{"/kept", "crm", "kept"},
+		{"/failed", "dead", "failed"},
+		{"/nothing", "<nil>", "<nil>"},
+	} {
+		req, err := http.NewRequest(http.MethodGet, url+request.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer CALLER")
+		harness.Do(t, req)
+		want = append(want, request.source+" "+request.outcome)
+		c.Eventually(20*time.Second, "the access log has a line", func() bool { return len(outcomes(c)) == len(want) })
+	}
+	if got := outcomes(c); !slices.Equal(got, want) {
+		t.Errorf("the access log says %q, want %q", got, want)
+	}
+	hasNone(t, good, "the log", c.Log())
+}
+
+// TestTheTokenOfASourceGoesToItsUpstreamAlone has two sources on two sites and
+// on one, and callers that try to have them confused.
+func TestTheTokenOfASourceGoesToItsUpstreamAlone(t *testing.T) {
+	t.Parallel()
+	providers := map[string]*provider.Provider{"crm": provider.New(t, provider.Dialect{}), "erp": provider.New(t, provider.Dialect{})}
+	upstreams := map[string]*recorder{"crm": newRecorder(t), "erp": newRecorder(t)}
+	sources := crmSource(providers["crm"], "") + "\n" + strings.Replace(crmSource(providers["erp"], ""), "source crm", "source erp", 1)
+	text, url := caddyfile(t, sources, fmt.Sprintf(`handle_path /crm/* {
+		inject_token crm %[1]s
+	}
+	handle_path /erp/* {
+		inject_token erp %[2]s
+	}
+	handle /both {
+		route {
+			inject_token crm %[1]s {
+				@ok status 200
+				handle_response @ok {
+					inject_token erp %[2]s
+				}
+			}
+		}
+	}`, upstreams["crm"].address, upstreams["erp"].address))
+	harness.Start(t, anyHost(text), withSecret(provider.ClientSecret))
+	var waiting sync.WaitGroup
+	for _, name := range []string{"crm/x", "erp/x", "both", "crm/../erp/x", "erp/%2e%2e/crm/x", "crm/erp/x"} {
+		for range 4 {
+			waiting.Go(func() {
+				req, err := http.NewRequest(http.MethodGet, url+"/"+name, nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				other := "erp"
+				if strings.HasPrefix(name, "erp") {
+					other = "crm"
+				}
+				req.Host = upstreams[other].address
+				harness.Do(t, req)
+			})
+		}
+	}
+	waiting.Wait()
+	for name, upstream := range upstreams {
+		seen := upstream.requests()
+		if len(seen) < 8 {
+			t.Errorf("%d requests came to %s", len(seen), name)
+		}
+		for _, request := range seen {
+			if !authorized(providers[name], request.header["Authorization"]) {
+				t.Errorf("to %s came %q", name, request.header["Authorization"])
+			}
+		}
+		for other, p := range providers {
+			if other != name {
+				hasNone(t, p, "what came to "+name, fmt.Sprint(seen))
+			}
+		}
+	}
+}
+
+// TestACallersTrailerIsNoCredentialOverHTTP2 is the trick with the trailer for
+// a protocol in which no bytes need to be forged.
+func TestACallersTrailerIsNoCredentialOverHTTP2(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	upstream := newRecorder(t)
+	text, url := caddyfile(t, crmSource(p, ""), "inject_token crm h2c://"+upstream.address+" {\n header X-Api-Key\n}")
+	harness.Start(t, strings.Replace(text, "{{globals}}", "{{globals}}\n servers {\n protocols h1 h2c\n}", 1), withSecret(provider.ClientSecret))
+	c := way{http: url}.clients(t)["h2c"]
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.base, io.MultiReader(strings.NewReader("body")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Trailer = http.Header{"X-Api-Key": {"CALLER"}, "X_api_key": {"CALLER"}, "X-Kept": {"yes"}}
+	c.do(t, req)
+	got := upstream.requests()[0]
+	if got.trailer.Get("X-Kept") != "yes" || strings.Contains(fmt.Sprint(got), "CALLER") {
+		t.Errorf("the trailers arrived as %v", got.trailer)
+	}
+	if !slices.Equal(got.header["X-Api-Key"], p.IssuedTokens()) || got.body != "body" {
+		t.Errorf("%q arrived with the header %v", got.body, got.header)
+	}
 }

@@ -17,9 +17,7 @@ import (
 // been answered: a slow answer does not slow the next caller, as in life.
 type load struct {
 	url    string
-	pause  time.Duration // between requests
 	client *http.Client
-	began  time.Time
 	stop   chan struct{}
 	ended  chan struct{} // closed when every request has been answered
 	once   sync.Once
@@ -45,49 +43,58 @@ const mostAtOnce = 1000
 // startLoad sends requests until the load is ended, at the latest with the
 // test.
 func startLoad(t *testing.T, url string, perSecond int) *load {
-	return startLoadAt(t, &net.Dialer{Timeout: 30 * time.Second}, "", url, perSecond)
+	t.Helper()
+	l := newLoad(t, url, nil)
+	go l.run(time.Second/time.Duration(perSecond), -1)
+	return l
 }
 
 // startSocketLoad is startLoad through a unix socket.
 func startSocketLoad(t *testing.T, socket, url string, perSecond int) *load {
-	return startLoadAt(t, &net.Dialer{Timeout: 30 * time.Second}, socket, url, perSecond)
+	t.Helper()
+	l := newLoad(t, url, func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	})
+	go l.run(time.Second/time.Duration(perSecond), -1)
+	return l
 }
 
-func startLoadAt(t *testing.T, dialer *net.Dialer, socket, url string, perSecond int) *load {
+// startBurst sends some requests at once.
+func startBurst(t *testing.T, url string, requests int) *load {
 	t.Helper()
-	transport := &http.Transport{MaxIdleConnsPerHost: mostAtOnce, DialContext: dialer.DialContext}
-	if socket != "" {
-		transport.DialContext = unixDialer(dialer, socket)
-	}
+	l := newLoad(t, url, nil)
+	go l.run(0, requests)
+	return l
+}
+
+func newLoad(t *testing.T, url string, dial func(context.Context, string, string) (net.Conn, error)) *load {
 	l := &load{
-		url:    url,
-		pause:  time.Second / time.Duration(perSecond),
-		client: &http.Client{Transport: transport, Timeout: time.Minute},
-		began:  time.Now(),
-		stop:   make(chan struct{}),
-		ended:  make(chan struct{}),
+		url: url,
+		client: &http.Client{
+			Transport: &http.Transport{MaxIdleConnsPerHost: mostAtOnce, DialContext: dial},
+			Timeout:   time.Minute,
+		},
+		stop:  make(chan struct{}),
+		ended: make(chan struct{}),
 	}
-	go l.run()
 	t.Cleanup(l.end)
 	return l
 }
 
-func (l *load) run() {
+// run sends a request each pause, so many of them; -1: until it is stopped.
+func (l *load) run(pause time.Duration, requests int) {
 	defer close(l.ended)
 	var sending sync.WaitGroup
 	defer sending.Wait()
 	slots := make(chan struct{}, mostAtOnce)
-	for n := 0; ; n++ {
+	began := time.Now()
+	for n := 0; n != requests; n++ {
 		select {
-		case <-time.After(time.Until(l.began.Add(time.Duration(n) * l.pause))):
+		case <-time.After(time.Until(began.Add(time.Duration(n) * pause))):
 		case <-l.stop:
 			return
 		}
-		select {
-		case slots <- struct{}{}:
-		case <-l.stop:
-			return
-		}
+		slots <- struct{}{}
 		a := &asking{began: time.Now(), done: make(chan struct{})}
 		l.mu.Lock()
 		l.asked = append(l.asked, a)
@@ -171,16 +178,21 @@ func assertAll(t *testing.T, what string, asked []*asking, status, least int) {
 
 // latencies tells how long answers took.
 func latencies(asked []*asking) string {
+	at := func(share float64) time.Duration { return quantile(asked, share).Round(100 * time.Microsecond) }
+	return fmt.Sprintf("half within %v, 99%% within %v, all within %v", at(.5), at(.99), at(1))
+}
+
+// quantile returns the time within which this share was answered.
+func quantile(asked []*asking, share float64) time.Duration {
 	if len(asked) == 0 {
-		return "none"
+		return 0
 	}
 	var took []time.Duration
 	for _, a := range asked {
 		took = append(took, a.took())
 	}
 	slices.Sort(took)
-	at := func(share float64) time.Duration { return took[int(share*float64(len(took)-1))].Round(100 * time.Microsecond) }
-	return fmt.Sprintf("half within %v, 99%% within %v, all within %v", at(.5), at(.99), at(1))
+	return took[int(share*float64(len(took)-1))]
 }
 
 // slowest returns how long the slowest of the requests took that were under
@@ -193,11 +205,4 @@ func slowest(asked []*asking, from, to time.Time) time.Duration {
 		}
 	}
 	return longest
-}
-
-// unixDialer dials a unix socket, whatever the address.
-func unixDialer(dialer *net.Dialer, socket string) func(context.Context, string, string) (net.Conn, error) {
-	return func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return dialer.DialContext(ctx, "unix", socket)
-	}
 }

@@ -36,7 +36,7 @@ type way struct {
 	http, https string
 }
 
-var proxyDirective = regexp.MustCompile(`(?m)^\s*proxy (.+) \{$`)
+var proxyDirective = regexp.MustCompile(`(?m)^\s*proxy (.*)\{$`)
 
 // bothWays runs Caddy with two sites before the same upstreams: one has
 // inject_token, and the other reverse_proxy with a fixed token. What a test
@@ -68,8 +68,8 @@ func startBothWays(t *testing.T, p *provider.Provider, routes string, secure boo
 	var sites strings.Builder
 	var ways []way
 	for _, form := range [][2]string{
-		{"plain", "reverse_proxy ${1} {\n header_up Authorization \"Bearer " + plainToken + "\""},
-		{"injected", "inject_token crm ${1} {"},
+		{"plain", "reverse_proxy ${1}{\n header_up Authorization \"Bearer " + plainToken + "\""},
+		{"injected", "inject_token crm ${1}{"},
 	} {
 		w := way{name: form[0], http: "http://127.0.0.1:" + itoa(harness.Port(t))}
 		addresses := strings.Replace(w.http, "127.0.0.1", "", 1) // whatever Host a caller sends
@@ -448,3 +448,81 @@ func outcomes(c *harness.Caddy) []string {
 	}
 	return all
 }
+
+// mixedListener listens at one address and tells plain connections from those
+// with TLS by their first byte.
+type mixedListener struct {
+	address       string
+	plain, secure *fedListener
+}
+
+// fedListener is a listener that gets its connections from a channel.
+type fedListener struct {
+	net.Listener
+	conns chan net.Conn
+	done  chan struct{} // closed by Close
+	once  sync.Once
+}
+
+func newMixedListener(t *testing.T) *mixedListener {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	fed := func() *fedListener {
+		return &fedListener{Listener: listener, conns: make(chan net.Conn), done: make(chan struct{})}
+	}
+	m := &mixedListener{listener.Addr().String(), fed(), fed()}
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go m.feed(conn)
+		}
+	}()
+	return m
+}
+
+func (m *mixedListener) feed(conn net.Conn) {
+	reader := bufio.NewReader(conn)
+	first, err := reader.Peek(1)
+	if err != nil {
+		conn.Close()
+		return
+	}
+	to := m.plain
+	if first[0] == 0x16 { // a TLS handshake
+		to = m.secure
+	}
+	select {
+	case to.conns <- peekedConn{conn, reader}:
+	case <-to.done:
+		conn.Close()
+	}
+}
+
+func (l *fedListener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.conns:
+		return conn, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *fedListener) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return nil
+}
+
+// peekedConn is a connection of which something was read already.
+type peekedConn struct {
+	net.Conn
+	reader *bufio.Reader
+}
+
+func (c peekedConn) Read(p []byte) (int, error) { return c.reader.Read(p) }

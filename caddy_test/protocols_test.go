@@ -30,8 +30,10 @@ import (
 	"github.com/caddytoken/inject-token/caddy_test/internal/harness"
 	"github.com/caddytoken/inject-token/caddy_test/internal/provider"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 )
 
@@ -524,34 +526,297 @@ func TestUpstreamsOnUnixSocketsAreServed(t *testing.T) {
 }
 
 // TestActiveHealthChecksCarryTheToken has an upstream that is healthy only to
-// those who have one, and later to nobody.
+// those who have one, and later to nobody. It is reached over TCP and over a
+// unix socket, and its health check is redirected.
 func TestActiveHealthChecksCarryTheToken(t *testing.T) {
 	t.Parallel()
 	p := provider.New(t, provider.Dialect{})
 	var down atomic.Bool
-	upstream := serve(t, guarded(p, func(w http.ResponseWriter, r *http.Request) {
+	handler := guarded(p, func(w http.ResponseWriter, r *http.Request) {
 		switch {
-		case r.URL.Path == "/health" && r.URL.RawQuery == "deep=1":
+		case r.URL.Path == "/health":
 			http.Redirect(w, r, "/health/", http.StatusFound)
 		case r.URL.Path == "/health/" && down.Load():
 			w.WriteHeader(http.StatusInternalServerError)
 		}
-	}))
-	_, ways := bothWays(t, p, "proxy "+upstream+` {
-		health_uri /health?deep=1
-		health_interval 100ms
-		health_follow_redirects
-	}`)
+	})
+	path := socket(t)
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveOn(t, handler, listener)
+	const check = `{
+			health_uri /health
+			health_interval 100ms
+			health_follow_redirects
+		}
+	}
+	`
+	text, url := caddyfile(t, crmSource(p, ""), "handle /tcp {\n inject_token crm "+serve(t, handler)+" "+check+"handle /unix {\n inject_token crm unix/"+path+" "+check)
+	c := harness.Start(t, text, withSecret(provider.ClientSecret))
 	for _, want := range []int{http.StatusOK, http.StatusServiceUnavailable, http.StatusOK} {
 		down.Store(want != http.StatusOK)
-		for _, w := range ways {
-			if w.name == "plain" {
-				continue // its health checks have no token
-			}
-			harness.Eventually(t, 20*time.Second, fmt.Sprintf("callers get %d", want), func() bool {
-				resp, _ := harness.Get(t, w.http)
+		for _, path := range []string{"/tcp", "/unix"} {
+			c.Eventually(20*time.Second, fmt.Sprintf("callers of %s get %d", path, want), func() bool {
+				resp, _ := harness.Get(t, url+path)
 				return resp.StatusCode == want
 			})
+		}
+	}
+	harness.Eventually(t, 20*time.Second, "the log says that the hosts are up again", func() bool { return c.LogCount("http.handlers.reverse_proxy.health_checker.active", "host is up") >= 2 })
+}
+
+// TestHealthChecksTakeTheTokenNowhereElse has an upstream whose health check
+// is redirected to another host, to another port and out of TLS. The address
+// of the upstream takes plain HTTP as well as TLS, as anybody could who reads
+// along.
+func TestHealthChecksTakeTheTokenNowhereElse(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	var mu sync.Mutex // guards seen
+	seen := make(map[string][]string)
+	handler := func(protocol string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			defer mu.Unlock()
+			what := protocol + r.URL.Path
+			if target := r.URL.Query().Get("to"); target != "" {
+				http.Redirect(w, r, target, http.StatusTemporaryRedirect)
+			} else {
+				what += " elsewhere"
+			}
+			seen[what] = append(seen[what], r.Header.Get("Authorization")+r.URL.Query().Get("key"))
+		}
+	}
+	listener := newMixedListener(t)
+	serveOn(t, handler("http"), listener.plain)
+	secure := httptest.NewUnstartedServer(handler("https"))
+	secure.Listener.Close()
+	secure.Listener = listener.secure
+	secure.StartTLS()
+	closeAtEnd(t, secure)
+	other := serve(t, handler("http"))
+
+	own := listener.address
+	targets := map[string]string{
+		"/host": "http://" + other + "/host",
+		"/tls":  "http://" + own + "/tls",
+		"/same": "https://" + own + "/same",
+	}
+	var routes strings.Builder
+	for path, target := range targets {
+		fmt.Fprintf(&routes, `handle %s {
+			inject_token crm https://%s {
+				header Authorization
+				query key
+				health_uri %[1]s?to=%[3]s
+				health_interval 100ms
+				health_follow_redirects
+				transport http {
+					tls_insecure_skip_verify
+				}
+			}
+		}
+		`, path, own, url.QueryEscape(target))
+	}
+	text, _ := caddyfile(t, crmSource(p, ""), routes.String())
+	c := harness.Start(t, text, withSecret(provider.ClientSecret))
+	count := func(what string) []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(seen[what])
+	}
+	token := ""
+	for path := range targets {
+		c.Eventually(20*time.Second, "health checks with a token go to "+path, func() bool {
+			all := count("https" + path)
+			if len(all) > 0 && all[len(all)-1] != "" {
+				token = p.IssuedTokens()[0]
+				return all[len(all)-1] == "Bearer "+token+token
+			}
+			return false
+		})
+	}
+	for what, want := range map[string]string{
+		"/host elsewhere": "",
+		"/tls elsewhere":  "",
+		"/same elsewhere": "Bearer " + token + token,
+	} {
+		var last []string
+		c.Eventually(20*time.Second, "redirects are followed to "+what, func() bool {
+			last = append(count("http"+what), count("https"+what)...)
+			return len(last) >= 5
+		})
+		for _, got := range last[len(last)-2:] {
+			if got != want {
+				t.Errorf("the check that was redirected to %s came with %q, want %q", what, got, want)
+			}
+		}
+	}
+}
+
+// TestRequestsAreTriedOnTheNextUpstreamWithTheToken has an upstream that takes
+// no connections, one that breaks them, and one that is well.
+func TestRequestsAreTriedOnTheNextUpstreamWithTheToken(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	var hits atomic.Int32 // at the one that breaks
+	broken := serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		hits.Add(1)
+		panic(http.ErrAbortHandler)
+	}))
+	healthy := serve(t, guarded(p, func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s %v", r.Method, body, err)
+	}))
+	_, ways := bothWays(t, p, fmt.Sprintf(`handle /closed {
+		proxy %[1]s %[3]s {
+			lb_policy round_robin
+			lb_retries 1
+		}
+	}
+	handle /broken {
+		proxy %[2]s %[3]s {
+			lb_policy round_robin
+			lb_retries 1
+		}
+	}
+	handle /none {
+		proxy %[1]s {
+			lb_retries 1
+		}
+	}`, "127.0.0.1:"+itoa(harness.Port(t)), broken, healthy))
+	for _, w := range ways {
+		c, before := w.clients(t)["HTTP/1.1"], hits.Load()
+		for range 4 { // half of which begin at the wrong one
+			for _, tried := range []struct {
+				method, path, body string
+				status             int
+				want               string
+			}{
+				{http.MethodGet, "/closed", "", http.StatusOK, "GET  <nil>"},
+				{http.MethodGet, "/broken", "", http.StatusOK, "GET  <nil>"},
+				{http.MethodGet, "/none", "", http.StatusBadGateway, ""},
+			} {
+				resp, body := c.send(t, tried.method, tried.path, strings.NewReader(tried.body), nil)
+				if resp.StatusCode != tried.status || body != tried.want {
+					t.Errorf("%s: %s %s was answered %d %q, want %d %q", w.name, tried.method, tried.path, resp.StatusCode, body, tried.status, tried.want)
+				}
+			}
+			for range 2 { // an odd number of requests would always begin at the same one
+				resp, body := c.send(t, http.MethodPost, "/closed", strings.NewReader("a body"), nil)
+				if resp.StatusCode != http.StatusOK || body != "POST a body <nil>" {
+					t.Errorf("%s: a body was answered %d %q", w.name, resp.StatusCode, body)
+				}
+			}
+		}
+		if hits.Load() == before {
+			t.Errorf("%s: no request came to the upstream that breaks them", w.name)
+		}
+	}
+}
+
+func TestHandleResponseShapesAnswers(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	upstream := serve(t, guarded(p, func(w http.ResponseWriter, r *http.Request) {
+		status, _ := strconv.Atoi(r.URL.Query().Get("status"))
+		w.Header().Set("X-Upstream", "yes")
+		w.WriteHeader(status)
+		fmt.Fprint(w, "of the upstream")
+	}))
+	_, ways := bothWays(t, p, "proxy "+upstream+` {
+		@error status 500 503
+		handle_response @error {
+			header X-Shaped yes
+			respond "it said {rp.status_code}, {rp.header.X-Upstream}" 502
+		}
+		@gone status 410
+		replace_status @gone 404
+		@copied status 203
+		handle_response @copied {
+			header X-Shaped copied
+			copy_response
+		}
+		header_down -X-Upstream
+	}`)
+	for _, w := range ways {
+		for status, want := range map[int]string{
+			500: `502 "yes" "it said 500, yes"`,
+			410: `404 "" "of the upstream"`,
+			203: `203 "copied" "of the upstream"`,
+			200: `200 "" "of the upstream"`,
+		} {
+			resp, body := harness.Get(t, w.http+"?status="+itoa(status))
+			if got := fmt.Sprintf("%d %q %q", resp.StatusCode, resp.Header.Get("X-Shaped"), body); got != want {
+				t.Errorf("%s: %d became %s, want %s", w.name, status, got, want)
+			}
+		}
+	}
+}
+
+// TestHandleResponseShapesTheAnswerToNoToken is how a site gives its callers
+// an error page of its own.
+func TestHandleResponseShapesTheAnswerToNoToken(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	p.Set(func(k *provider.Knobs) { k.Intercept = provider.Fail(http.StatusServiceUnavailable, "") })
+	text, url := caddyfile(t, crmSource(p, ""), "inject_token crm "+p.API+` {
+		@down status 503
+		handle_response @down {
+			respond "our own page, again in {rp.header.Retry-After}" 599
+		}
+	}`)
+	harness.Start(t, text, withSecret(provider.ClientSecret))
+	resp, body := harness.Get(t, url)
+	if seconds, ok := strings.CutPrefix(body, "our own page, again in "); resp.StatusCode != 599 || !ok || seconds == "" {
+		t.Errorf("answered %d %q", resp.StatusCode, body)
+	}
+}
+
+func TestDynamicUpstreamsAreServed(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	upstream := serve(t, guarded(p, func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "hello %s", r.URL) }))
+	_, port, _ := net.SplitHostPort(upstream)
+	secure := serveTLS(t, guarded(p, func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "hello %s", r.URL) }))
+	routes := fmt.Sprintf(`handle /a {
+		proxy {
+			dynamic a localhost %[1]s {
+				versions ipv4
+			}
+		}
+	}
+	handle /multi {
+		proxy {
+			dynamic multi {
+				a localhost %[1]s {
+					versions ipv4
+				}
+				a localhost %[1]s {
+					versions ipv4
+				}
+			}
+			lb_retries 1
+		}
+	}
+	handle /tls {
+		proxy {
+			dynamic a localhost %[2]s {
+				versions ipv4
+			}
+			transport http {
+				tls_insecure_skip_verify
+			}
+		}
+	}`, port, secure)
+	_, ways := bothWays(t, p, routes)
+	for _, w := range ways {
+		for _, path := range []string{"/a?x", "/multi", "/tls"} {
+			if resp, body := harness.Get(t, w.http+path); resp.StatusCode != http.StatusOK || body != "hello "+path {
+				t.Errorf("%s: %s was answered %d %q", w.name, path, resp.StatusCode, body)
+			}
 		}
 	}
 }

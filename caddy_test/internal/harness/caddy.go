@@ -130,10 +130,30 @@ const globals = `admin %s
 // race or a panic.
 func Start(tb testing.TB, caddyfile string, options ...Option) *Caddy {
 	tb.Helper()
-	c := &Caddy{Dir: tb.TempDir(), Admin: "127.0.0.1:" + strconv.Itoa(Port(tb)), tb: tb, log: new(buffer), done: make(chan struct{})}
-	config := filepath.Join(c.Dir, "Caddyfile")
+	c := newCaddy(tb, "127.0.0.1:"+strconv.Itoa(Port(tb)))
 	c.Write("Caddyfile", c.Expand(caddyfile))
-	cmd := command(tb, c.Dir, "run", "--config", config, "--adapter", "caddyfile")
+	c.start([]string{"--config", filepath.Join(c.Dir, "Caddyfile"), "--adapter", "caddyfile"}, options)
+	return c
+}
+
+// StartJSON runs Caddy with a JSON configuration whose admin API is at an
+// address.
+func StartJSON(tb testing.TB, config, admin string, options ...Option) *Caddy {
+	tb.Helper()
+	c := newCaddy(tb, admin)
+	c.Write("caddy.json", config)
+	c.start([]string{"--config", filepath.Join(c.Dir, "caddy.json")}, options)
+	return c
+}
+
+func newCaddy(tb testing.TB, admin string) *Caddy {
+	return &Caddy{Dir: tb.TempDir(), Admin: admin, tb: tb, log: new(buffer), done: make(chan struct{})}
+}
+
+func (c *Caddy) start(args []string, options []Option) {
+	tb := c.tb
+	tb.Helper()
+	cmd := command(tb, c.Dir, append([]string{"run"}, args...)...)
 	for _, option := range options {
 		option(cmd, c)
 	}
@@ -161,7 +181,6 @@ func Start(tb testing.TB, caddyfile string, options ...Option) *Caddy {
 		}
 		return strings.Contains(c.Log(), "serving initial configuration")
 	})
-	return c
 }
 
 func command(tb testing.TB, dir string, args ...string) *exec.Cmd {
@@ -185,6 +204,17 @@ func Run(tb testing.TB, dir string, args ...string) (output string, code int) {
 		return string(out), err.(*exec.ExitError).ExitCode()
 	}
 	return string(out), 0
+}
+
+// Output runs a command of the caddy binary that must succeed, and returns
+// what it printed on standard output.
+func Output(tb testing.TB, dir string, args ...string) string {
+	tb.Helper()
+	out, err := command(tb, dir, args...).Output()
+	if err != nil {
+		tb.Fatalf("caddy %v: %v", args, err)
+	}
+	return string(out)
 }
 
 // Expand replaces {{globals}} and {{dir}} in a Caddyfile.
