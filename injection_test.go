@@ -22,6 +22,7 @@ func TestOnlyOurParameterIsTakenOutOfAQuery(t *testing.T) {
 		{"access%5Ftoken=x&a=1", "a=1"},
 		{"%61ccess_token=x&a=1", "a=1"},
 		{"ACCESS_TOKEN=x&a=1", "a=1"},
+		{"access_token[]=x&access_token%5B0%5D=y&a[access_token]=1", "a[access_token]=1"},
 		{"a=1;access_token=x;b=2", "a=1;b=2"},
 		{"xaccess_token=x&access_tokenx=y", "xaccess_token=x&access_tokenx=y"},
 		{"a=access_token=x", "a=access_token=x"},

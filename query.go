@@ -2,6 +2,8 @@ package injecttoken
 
 import (
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"net/url"
 	"strings"
 
@@ -42,6 +44,7 @@ func isParam(pair string, names []string) bool {
 	if decoded, err := url.QueryUnescape(name); err == nil {
 		name = decoded
 	}
+	name, _, _ = strings.Cut(name, "[") // an element of an array of that name, to some
 	for _, n := range names {
 		if strings.EqualFold(name, n) {
 			return true
@@ -69,6 +72,21 @@ func (in *injection) scrub(header http.Header, token *tokensource.Token) {
 			header[field][i] = value
 		}
 	}
+}
+
+// scrubHints has the answers before the answer scrubbed as well (103 Early
+// Hints): reverse_proxy hands them to the caller by a hook of its own, which
+// runs after this one.
+func (in *injection) scrubHints(req *http.Request, token *tokensource.Token) *http.Request {
+	if len(in.params) == 0 {
+		return req
+	}
+	return req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		Got1xxResponse: func(_ int, header textproto.MIMEHeader) error {
+			in.scrub(http.Header(header), token)
+			return nil
+		},
+	}))
 }
 
 // withoutReflected drops the parameters from every query in a text that holds

@@ -208,6 +208,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.without(req, out, err)
 	}
 	t.injection.put(out, token)
+	out = t.injection.scrubHints(out, token)
 	resp, err := t.HTTPTransport.RoundTrip(out)
 	if err != nil {
 		t.tell(req, injected)

@@ -756,25 +756,6 @@ func TestHandleResponseShapesAnswers(t *testing.T) {
 	}
 }
 
-// TestHandleResponseShapesTheAnswerToNoToken is how a site gives its callers
-// an error page of its own.
-func TestHandleResponseShapesTheAnswerToNoToken(t *testing.T) {
-	t.Parallel()
-	p := provider.New(t, provider.Dialect{})
-	p.Set(func(k *provider.Knobs) { k.Intercept = provider.Fail(http.StatusServiceUnavailable, "") })
-	text, url := caddyfile(t, crmSource(p, ""), "inject_token crm "+p.API+` {
-		@down status 503
-		handle_response @down {
-			respond "our own page, again in {rp.header.Retry-After}" 599
-		}
-	}`)
-	harness.Start(t, text, withSecret(provider.ClientSecret))
-	resp, body := harness.Get(t, url)
-	if seconds, ok := strings.CutPrefix(body, "our own page, again in "); resp.StatusCode != 599 || !ok || seconds == "" {
-		t.Errorf("answered %d %q", resp.StatusCode, body)
-	}
-}
-
 func TestDynamicUpstreamsAreServed(t *testing.T) {
 	t.Parallel()
 	p := provider.New(t, provider.Dialect{})

@@ -18,6 +18,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -44,7 +45,7 @@ func TestNoSecretIsSeenAnywhere(t *testing.T) {
 			s := newSecretive(t)
 			c := s.start(t, caddy, servers)
 			s.drive(t, c)
-			s.assertHidden(t, c, servers != "")
+			s.assertHidden(t, c, caddy, servers != "")
 		})
 	}
 }
@@ -101,6 +102,7 @@ type secretive struct {
 	env      []string
 	good     []string // sources that get tokens
 	bad      []string // sources that do not
+	written  string   // the secret of the wrong Caddyfiles, in quotes
 
 	mu      sync.Mutex // guards answers
 	answers strings.Builder
@@ -159,11 +161,10 @@ func repeatQuery(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/folder"):
 		target := r.URL.Path + "/?" + r.URL.RawQuery
-		w.Header().Set("Location", target)
 		w.Header().Set("Content-Location", target)
 		w.Header().Set("Link", "<"+target+`>; rel="canonical"`)
 		w.Header().Set("Refresh", "0; url="+target)
-		w.WriteHeader(http.StatusMovedPermanently)
+		http.Redirect(w, r, target, http.StatusMovedPermanently) // with a page that shows the target
 	case strings.HasSuffix(r.URL.Path, "/broken"):
 		w.Header().Set("Content-Length", "1000")
 		_, _ = io.WriteString(w, "only this")
@@ -197,12 +198,14 @@ func sent(r *http.Request, body string) []string {
 
 // encodings are how a provider may write what it repeats.
 var encodings = map[string]func(string) string{
-	"plain":       func(s string) string { return s },
-	"url":         url.QueryEscape,
-	"path":        url.PathEscape,
-	"json":        func(s string) string { return strings.Trim(string(mustJSON(s)), `"`) },
-	"unicode":     func(s string) string { return escapeEach(s, `\u%04x`) },
-	"percent":     func(s string) string { return escapeEach(s, "%%%02X") },
+	"plain":   func(s string) string { return s },
+	"url":     url.QueryEscape,
+	"path":    url.PathEscape,
+	"json":    func(s string) string { return strings.Trim(string(mustJSON(s)), `"`) },
+	"unicode": func(s string) string { return escapeEach(s, `\u%04x`) },
+	"percent": func(s string) string {
+		return strings.ToUpper(percent.ReplaceAllString(hex.EncodeToString([]byte(s)), "%$0"))
+	},
 	"html":        func(s string) string { return escapeEach(s, "&#%d;") },
 	"hex":         func(s string) string { return hex.EncodeToString([]byte(s)) },
 	"base64":      func(s string) string { return base64.StdEncoding.EncodeToString([]byte("x" + s)) },
@@ -210,6 +213,8 @@ var encodings = map[string]func(string) string{
 	"basic":       func(s string) string { return base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(s))) },
 	"json-in-url": func(s string) string { return url.QueryEscape(string(mustJSON(s))) },
 }
+
+var percent = regexp.MustCompile("..")
 
 func mustJSON(v any) []byte {
 	text, err := json.Marshal(v)
@@ -221,8 +226,8 @@ func mustJSON(v any) []byte {
 
 func escapeEach(s, format string) string {
 	var out strings.Builder
-	for _, c := range []byte(s) {
-		fmt.Fprintf(&out, format, c)
+	for _, r := range s {
+		fmt.Fprintf(&out, format, r)
 	}
 	return out.String()
 }
@@ -467,7 +472,6 @@ func (s *secretive) start(t *testing.T, caddy, servers string) *harness.Caddy {
 	c := harness.Start(t, text, options...)
 	t.Cleanup(func() {
 		c.Excuse("panic in a token request")
-		c.Excuse("panic: proxying a request of a caller")
 	})
 	return c
 }
@@ -547,9 +551,39 @@ func (s *secretive) drive(t *testing.T, c *harness.Caddy) {
 	}
 }
 
+// TestAMistakeBesideASecretDoesNotShowIt has the commands report what is wrong.
+func TestAMistakeBesideASecretDoesNotShowIt(t *testing.T) {
+	t.Parallel()
+	s := new(secretive)
+	texts := s.wrongCaddyfiles()
+	dir := t.TempDir()
+	// Unused, it stands in what adapt prints: so it would be found.
+	harness.WriteFile(t, dir, "right", "localhost {\n respond "+s.written+"\n}\n")
+	if out, _ := harness.Run(t, dir, "adapt", "--config", "right", "--adapter", "caddyfile"); len(s.nest.Find(out)) == 0 {
+		t.Errorf("a secret is not found in %s", out)
+	}
+	for i, text := range texts {
+		harness.WriteFile(t, dir, "Caddyfile", strings.Replace(text, "{{globals}}", "admin off", 1))
+		commands := []string{"validate"}
+		if i%4 == 0 {
+			commands = append(commands, "adapt", "run")
+		}
+		for _, command := range commands {
+			out, code := harness.Run(t, dir, command, "--config", "Caddyfile", "--adapter", "caddyfile")
+			if code == 0 {
+				t.Errorf("caddy %s finds nothing wrong:\n%s", command, text)
+			}
+			if found := s.nest.Find(out); len(found) > 0 {
+				t.Errorf("caddy %s shows a secret of\n%s\nin: %s", command, text, out)
+			}
+		}
+	}
+}
+
 // wrongCaddyfiles are mistakes beside a secret that is written out.
 func (s *secretive) wrongCaddyfiles() []string {
 	secret := "`" + s.nest.New("written") + "`"
+	s.written = secret
 	var texts []string
 	for _, line := range []string{
 		"client_secret SECRET SECRET", "client_secret SECRET\n client_secret SECRET", "client_secrt SECRET", "client_secret\n SECRET",
@@ -584,7 +618,7 @@ func quote(text, secret string) string {
 }
 
 // assertHidden looks everywhere.
-func (s *secretive) assertHidden(t *testing.T, c *harness.Caddy, traced bool) {
+func (s *secretive) assertHidden(t *testing.T, c *harness.Caddy, caddy string, traced bool) {
 	for _, token := range s.provider.IssuedTokens() {
 		kind, random, _ := strings.Cut(token, "-")
 		s.nest.Add("an issued "+kind+" token", random)
@@ -600,7 +634,7 @@ func (s *secretive) assertHidden(t *testing.T, c *harness.Caddy, traced bool) {
 	}
 	s.assertSearchWorks(t)
 
-	adapted, code := harness.Run(t, c.Dir, "adapt", "--config", "Caddyfile")
+	adapted, code := harness.RunExecutable(t, caddy, c.Dir, nil, "adapt", "--config", "Caddyfile")
 	if code != 0 {
 		t.Errorf("caddy adapt: %s", adapted)
 	}
@@ -608,8 +642,8 @@ func (s *secretive) assertHidden(t *testing.T, c *harness.Caddy, traced bool) {
 	// this command has another environment.
 	look("caddy adapt", adapted, visible)
 	look("the configuration", c.AdminGet("/config/"), visible, "expanded")
-	for _, path := range []string{"/debug/pprof/goroutine?debug=2", "/debug/pprof/goroutine?debug=1", "/debug/pprof/heap?debug=1"} {
-		look(path, c.AdminGet(path), "refresher")
+	for _, path := range []string{"/debug/pprof/goroutine?debug=2", "/debug/pprof/goroutine?debug=1"} {
+		look(path, c.AdminGet(path), "goroutine")
 	}
 	look("/debug/vars", c.AdminGet("/debug/vars"), "memstats")
 	look("/metrics", c.AdminGet("/metrics"), "go_goroutines")
@@ -622,14 +656,14 @@ func (s *secretive) assertHidden(t *testing.T, c *harness.Caddy, traced bool) {
 	log := c.Log()
 	look("the log", log, visible)
 	for _, known := range []string{
-		"marker-of-the-caller", "[redacted]", "panic in a token request", "panic: proxying a request of a caller", `"token_outcome":"injected"`,
+		"marker-of-the-caller", "[redacted]", "panic in a token request", "proxying a request of a caller", `"token_outcome":"injected"`,
 		"this secret stands in the configuration itself", "no complete answer in time", "connection refused",
 	} {
 		if !strings.Contains(log, known) {
 			t.Errorf("the log does not hold %q, so that it was not tried", known)
 		}
 	}
-	for _, known := range []string{"credential-of-the-caller", `"logger":"http.handlers.trace"`} {
+	for _, known := range []string{"credential-of-the-caller", `"logger":"http.log.trace"`} {
 		if strings.Contains(log, known) != traced {
 			t.Errorf("whether the log holds %q: %v", known, !traced)
 		}
@@ -688,9 +722,9 @@ func (s *secretive) around(text string) string {
 	var out strings.Builder
 	shown := 0
 	for line := range strings.Lines(text) {
-		if shown < 5 && len(s.nest.Find(line)) > 0 {
+		if found := s.nest.Find(line); len(found) > 0 && shown < 20 {
 			shown++
-			fmt.Fprintf(&out, "%.3000s\n", line)
+			fmt.Fprintf(&out, "%q in %.700s\n", found, line)
 		}
 	}
 	return out.String()

@@ -20,6 +20,8 @@ func CheckURL(text string, insecure bool) error {
 	switch {
 	case err != nil:
 		return errors.New("this is not a URL")
+	case strings.ContainsFunc(text, cannotStandInURL):
+		return errors.New("the URL holds a blank or another character that must be escaped; a value from a placeholder is better sent as param")
 	case u.Scheme != "https" && u.Scheme != "http":
 		return errors.New("a whole URL is needed, such as https://auth.example.org/token")
 	case u.Hostname() == "":
@@ -32,6 +34,10 @@ func CheckURL(text string, insecure bool) error {
 		return errors.New("plain http would show the credentials to the network; use https, or write insecure_http if this must be")
 	}
 	return nil
+}
+
+func cannotStandInURL(r rune) bool {
+	return r <= ' ' || r == 0x7f || strings.ContainsRune("\"<>\\^`{|}", r)
 }
 
 // IsLoopback says whether a host is this machine by its name or address.

@@ -3,6 +3,7 @@ package harness
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -44,4 +45,20 @@ func (c *Caddy) Excuse(text string) {
 	cleaned := bytes.ReplaceAll(c.log.b.Bytes(), []byte(text), []byte("(excused)"))
 	c.log.b.Reset()
 	c.log.b.Write(cleaned)
+}
+
+// RunExecutable is Run with another caddy than Binary's, and with further
+// variables in its environment.
+func RunExecutable(tb testing.TB, path, dir string, env []string, args ...string) (output string, code int) {
+	tb.Helper()
+	cmd := command(tb, dir, args...)
+	cmd.Path, cmd.Args[0] = path, path
+	cmd.Env = append(cmd.Env, env...)
+	out, err := cmd.CombinedOutput()
+	if exit, exited := errors.AsType[*exec.ExitError](err); exited {
+		return string(out), exit.ExitCode()
+	} else if err != nil {
+		tb.Fatal(err)
+	}
+	return string(out), 0
 }
