@@ -74,6 +74,25 @@ func (in *injection) scrub(header http.Header, token *tokensource.Token) {
 	}
 }
 
+// dropRedirectBody leaves out what servers write beside a Location: a page
+// with the same URL, and with the token in it. Nobody needs it, and it may be
+// compressed.
+func (in *injection) dropRedirectBody(resp *http.Response, method string) {
+	if len(in.params) == 0 || resp.StatusCode/100 != 3 || resp.Header.Get("Location") == "" {
+		return
+	}
+	resp.Body.Close()
+	resp.Body, resp.ContentLength, resp.TransferEncoding, resp.Trailer = http.NoBody, 0, nil, nil
+	for _, field := range []string{
+		"Content-Length", "Content-Type", "Content-Encoding", "Content-Range", "Etag", "Digest", "Content-Digest", "Repr-Digest", "Trailer",
+	} {
+		resp.Header.Del(field)
+	}
+	if method != http.MethodHead {
+		resp.Header.Set("Content-Length", "0")
+	}
+}
+
 // scrubHints has the answers before the answer scrubbed as well (103 Early
 // Hints): reverse_proxy hands them to the caller by a hook of its own, which
 // runs after this one.

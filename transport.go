@@ -215,6 +215,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	t.injection.scrub(resp.Header, token)
+	t.injection.dropRedirectBody(resp, req.Method)
 	if t.refuses(resp) {
 		t.tell(req, refused)
 		t.refresher.Report(token)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -35,7 +36,9 @@ var backoff = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 *
 
 func causes(t *testing.T) []cause {
 	resetURL, _ := resetting(t)
-	private := httptest.NewTLSServer(http.NotFoundHandler())
+	private := httptest.NewUnstartedServer(http.NotFoundHandler())
+	private.Config.ErrorLog = log.New(io.Discard, "", 0)
+	private.StartTLS()
 	t.Cleanup(private.Close)
 	plain := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(plain.Close)
@@ -380,7 +383,7 @@ func TestACallerWaitsNoLongerThanItMay(t *testing.T) {
 	const callers = 10
 	answers := make(chan answered, callers)
 	for range callers {
-		go func() { answers <- ask(t, url) }()
+		go func() { answers <- asking(url) }()
 	}
 	for range callers {
 		got := <-answers
@@ -599,7 +602,7 @@ func TestACallerWhoBeganATokenRequestMayLeave(t *testing.T) {
 	}()
 	c.Eventually(30*time.Second, "the provider is asked again", func() bool { return p.Count() == 2 && underWay(t, c) == 1 })
 	other := make(chan answered, 1)
-	go func() { other <- ask(t, url+"/other") }()
+	go func() { other <- asking(url + "/other") }()
 	c.Eventually(20*time.Second, "another caller waits", func() bool { return underWay(t, c) == 2 })
 	hangUp()
 	<-gone

@@ -39,16 +39,35 @@ type scrubber struct {
 	secrets [][]byte // in lower case
 }
 
+// minPiece is how long a piece of a secret is that cannot be an ordinary word,
+// and mostPieces bounds the work that a long secret makes.
+const (
+	minPiece   = 8
+	mostPieces = 32
+)
+
 // newScrubber returns a scrubber for secrets. Those shorter than 4 bytes are
-// skipped.
+// skipped. An answer that repeats a secret carelessly is cut where its own
+// format says, so the pieces between such bytes are looked for as well.
 func newScrubber(secrets ...string) *scrubber {
 	s := &scrubber{}
 	for _, secret := range secrets {
 		if len(secret) >= minSecret {
 			s.secrets = append(s.secrets, lower([]byte(secret)))
 		}
+		pieces := 0
+		for piece := range strings.FieldsFuncSeq(secret, cutsText) {
+			if len(piece) >= minPiece && len(piece) < len(secret) && pieces < mostPieces {
+				s.secrets = append(s.secrets, lower([]byte(piece)))
+				pieces++
+			}
+		}
 	}
 	return s
+}
+
+func cutsText(r rune) bool {
+	return r <= ' ' || strings.ContainsRune("&;=+\"'<>#?%\\", r)
 }
 
 // error makes the texts of e fit to be shown: without secrets, on one line, and
