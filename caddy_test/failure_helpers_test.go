@@ -183,16 +183,16 @@ type answered struct {
 // ask sends a GET and returns what came.
 func ask(t *testing.T, url string) answered {
 	t.Helper()
-	got := asking(url)
+	got := tryToAsk(url)
 	if got.status == 0 {
 		t.Fatal(got.body)
 	}
 	return got
 }
 
-// asking is ask for goroutines: where nothing came, the status is 0 and the
+// tryToAsk is ask for goroutines: where nothing came, the status is 0 and the
 // body says why.
-func asking(url string) answered {
+func tryToAsk(url string) answered {
 	began := time.Now()
 	client := http.Client{
 		Timeout:       time.Minute,

@@ -170,8 +170,8 @@ func TestAValidTokenIsServedToItsEndWhileTheProviderIsDown(t *testing.T) {
 	tokenRequests := p.Count()
 	up.Store(true)
 	back := time.Now()
-	sinceBack := func(asked []*asking) []*asking {
-		return slices.DeleteFunc(asked, func(a *asking) bool { return a.began.Before(back) })
+	sinceBack := func(asked []*loadRequest) []*loadRequest {
+		return slices.DeleteFunc(asked, func(a *loadRequest) bool { return a.began.Before(back) })
 	}
 	c.Eventually(30*time.Second, "requests are served again", func() bool {
 		newest := sinceBack(l.all())
@@ -180,8 +180,8 @@ func TestAValidTokenIsServedToItsEndWhileTheProviderIsDown(t *testing.T) {
 	})
 	l.end()
 
-	within := slices.DeleteFunc(l.all(), func(a *asking) bool { return !a.ended.Before(end) })
-	after := slices.DeleteFunc(l.all(), func(a *asking) bool { return a.ended.Before(end) })
+	within := slices.DeleteFunc(l.all(), func(a *loadRequest) bool { return !a.ended.Before(end) })
+	after := slices.DeleteFunc(l.all(), func(a *loadRequest) bool { return a.ended.Before(end) })
 	assertAll(t, "with a valid token", within, http.StatusOK, 1600)
 	if tokenRequests > 6 || tokenRequests < 3 {
 		t.Errorf("%d token requests until the token had ended, want at most 6, and some", tokenRequests)
@@ -196,7 +196,7 @@ func TestAValidTokenIsServedToItsEndWhileTheProviderIsDown(t *testing.T) {
 		}
 	}
 	served := firstServed(sinceBack(l.all()))
-	assertAll(t, "after the recovery", slices.DeleteFunc(l.all(), func(a *asking) bool { return a.began.Before(served.ended) }), http.StatusOK, 100)
+	assertAll(t, "after the recovery", slices.DeleteFunc(l.all(), func(a *loadRequest) bool { return a.began.Before(served.ended) }), http.StatusOK, 100)
 	t.Logf("%d token requests until the end; served again %v after the provider was back; %d sent in the token's last moment",
 		tokenRequests, served.ended.Sub(back).Round(time.Millisecond), late)
 	p.AssertStrict()
@@ -219,12 +219,12 @@ func TestARejectedSecretIsNotTriedAgainUntilItIsCorrected(t *testing.T) {
 	c := harness.Start(t, text, withSecret("a-wrong-secret"))
 	l := startLoad(t, url, 200)
 	time.Sleep(lasts)
-	callers := slices.DeleteFunc(l.all(), func(a *asking) bool { return !a.answered() })
+	callers := slices.DeleteFunc(l.all(), func(a *loadRequest) bool { return !a.answered() })
 	tokenRequests := p.Count()
 	p.Set(func(k *provider.Knobs) { k.Delay = 0 })
 	corrected := time.Now()
 	c.Write("secret", provider.ClientSecret)
-	var served *asking
+	var served *loadRequest
 	c.Eventually(30*time.Second, "the corrected secret is used", func() bool {
 		served = firstServed(l.all())
 		return served != nil
@@ -243,7 +243,7 @@ func TestARejectedSecretIsNotTriedAgainUntilItIsCorrected(t *testing.T) {
 	}
 	// Those who came during the first token request have waited for it.
 	told := p.Requests()[0].At.Add(takes + takes/2)
-	later := slices.DeleteFunc(callers, func(a *asking) bool { return a.began.Before(told) })
+	later := slices.DeleteFunc(callers, func(a *loadRequest) bool { return a.began.Before(told) })
 	assertAll(t, "once it is known", later, http.StatusBadGateway, 1200)
 	if half := quantile(later, .5); half > takes/4 {
 		t.Errorf("half of the callers were told after %v: that is not at once", half)
@@ -253,17 +253,17 @@ func TestARejectedSecretIsNotTriedAgainUntilItIsCorrected(t *testing.T) {
 		t.Errorf("served only %v after the secret was corrected", took)
 	}
 	assertAll(t, "with the corrected secret",
-		slices.DeleteFunc(l.all(), func(a *asking) bool { return a.began.Before(served.ended) }), http.StatusOK, 90)
+		slices.DeleteFunc(l.all(), func(a *loadRequest) bool { return a.began.Before(served.ended) }), http.StatusOK, 90)
 	p.AssertStrict()
 }
 
 // refusedOf returns those that were answered, and not with 200.
-func refusedOf(asked []*asking) []*asking {
-	return slices.DeleteFunc(slices.Clone(asked), func(a *asking) bool { return !a.answered() || a.status == http.StatusOK })
+func refusedOf(asked []*loadRequest) []*loadRequest {
+	return slices.DeleteFunc(slices.Clone(asked), func(a *loadRequest) bool { return !a.answered() || a.status == http.StatusOK })
 }
 
 // firstServed returns the first that was answered with 200, or nil.
-func firstServed(asked []*asking) *asking {
+func firstServed(asked []*loadRequest) *loadRequest {
 	for _, a := range asked {
 		if a.answered() && a.status == http.StatusOK {
 			return a

@@ -3,8 +3,6 @@ package caddy_test
 import (
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,87 +11,59 @@ import (
 	"github.com/caddytoken/inject-token/caddy_test/internal/provider"
 )
 
-// socketSite is a site on a unix socket. A reload hands such a socket over,
-// whereas Caddy opens a new TCP socket beside the old one and the system drops
-// who has just connected to that: a test that allows no failure cannot use TCP.
-// The idle connections to the API are soon closed, for those who count
-// goroutines.
-func socketSite(socket, api, more string) string {
-	return fmt.Sprintf(`http://127.0.0.1 {
-	bind unix/%s
-	%s
-	inject_token crm %s {
-		transport http {
-			keepalive 1s
-		}
-	}
-}
-`, socket, more, api)
-}
-
-// socketURL is the address of such a site.
-const socketURL = "http://127.0.0.1"
-
-// socketPath returns a path that is short enough for a socket.
-func socketPath(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "reload")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return filepath.Join(dir, "s")
-}
-
 // withSources is a configuration with these sources and sites.
 func withSources(sources, sites string) string {
 	return "{\n{{globals}}\ntoken_sources {\n" + sources + "\n}\n}\n" + sites
 }
 
+// site is one at this address. The idle connections to its API are soon
+// closed, for those who count goroutines.
+func site(url, api, more string) string {
+	return fmt.Sprintf("%s {\nbind 127.0.0.1\n%s\ninject_token crm %s {\ntransport http {\nkeepalive 1s\n}\n}\n}\n", url, more, api)
+}
+
+// freeURL is an address that nobody listens at.
+func freeURL(t *testing.T) string { return "http://127.0.0.1:" + itoa(harness.Port(t)) }
+
 // TestFiftyReloadsUnderLoadFailNobody is not parallel: it counts goroutines.
 func TestFiftyReloadsUnderLoadFailNobody(t *testing.T) {
 	p := provider.New(t, provider.Dialect{})
-	socket := socketPath(t)
+	url, others := freeURL(t), []string{freeURL(t), freeURL(t), freeURL(t)}
 	source := crmSource(p, "")
 	version := func(n int, sources, sites string) string {
-		sites += socketSite(socket, p.API, "header X-Reload "+itoa(n))
-		for i := range n % 3 { // sites come and go
-			sites += fmt.Sprintf("http://host%d.test {\n bind unix/%s\n respond %d\n}\n", i, socket, n)
+		for _, other := range others[:n%3] { // sites come and go
+			sites += site(other, p.API, "")
 		}
-		return withSources(source+"\n"+sources, sites)
+		return withSources(source+"\n"+sources, sites+site(url, p.API, "header X-Reload "+itoa(n)))
 	}
-	wrong := []func(n int) string{
-		func(n int) string { return strings.TrimSuffix(version(n, "", ""), "}\n") },
-		func(n int) string {
-			return version(n, "", "http://wrong.test {\n bind unix/"+socket+"\n inject_token crn "+p.API+"\n}\n")
+	another := strings.TrimSuffix(strings.Replace(source, "source crm", "source zzz", 1), "}")
+	wrong := []struct{ config, says string }{
+		{strings.TrimSuffix(version(1, "", ""), "}\n"), "EOF"},
+		{version(1, "", others[2]+" {\nbind 127.0.0.1\ninject_token crn "+p.API+"\n}\n"), "did you mean crm"},
+		{
+			version(1, "", others[2]+" {\nbind 127.0.0.1\nreverse_proxy "+p.API+" {\ntransport inject_token crn\n}\n}\n"),
+			"did you mean crm",
 		},
-		func(n int) string {
-			return version(n, "", "http://wrong.test {\n bind unix/"+socket+"\n reverse_proxy "+p.API+" {\n transport inject_token crn\n }\n}\n")
+		{
+			version(1, "", strings.Replace(others[2], "http:", "https:", 1)+" {\nbind 127.0.0.1\ntls {{dir}}/missing.pem {{dir}}/missing.key\n}\n"),
+			"missing.pem",
 		},
-		func(n int) string {
-			return version(n, "", "https://wrong.test {\n bind unix/"+socket+"2\n tls {{dir}}/missing.pem {{dir}}/missing.key\n}\n")
-		},
-		func(n int) string {
-			other := strings.Replace(source, "source crm", "source zzz", 1)
-			return version(n, strings.TrimSuffix(other, "}")+"transport http {\n tls_client_auth {{dir}}/missing.pem {{dir}}/missing.key\n }\n}", "")
-		},
+		{version(1, another+"transport http {\ntls_client_auth {{dir}}/missing.pem {{dir}}/missing.key\n}\n}", ""), "source zzz"},
 	}
-	reasons := []string{"EOF", "Caddyfile:", "provision http", "missing.pem", "source zzz"}
 	c := harness.Start(t, version(0, "", ""), withSecret(provider.ClientSecret))
-	warm := startSocketLoad(t, socket, socketURL, 100)
+	warm := startLoad(t, url+"/warm", 100)
 	c.Eventually(30*time.Second, "requests are served", func() bool { return len(warm.all()) > 50 && firstServed(warm.all()) != nil })
 	warm.end()
 	before := settled(t, c)
 
-	l := startSocketLoad(t, socket, socketURL, 100)
+	l := startReloadLoad(t, url+"/load", 100)
 	current, refused := 0, 0
 	for n := 1; n <= 50; n++ {
 		if n%5 == 0 {
+			w := wrong[refused%len(wrong)]
 			refused++
-			if err := c.Reload(wrong[refused%len(wrong)](n)); err == nil {
-				t.Fatalf("the wrong configuration %d was accepted", refused%len(wrong))
-			} else if !strings.Contains(err.Error(), reasons[refused%len(wrong)]) {
-				t.Errorf("refused for another reason than %q: %v", reasons[refused%len(wrong)], err)
+			if err := c.Reload(w.config); err == nil || !strings.Contains(err.Error(), w.says) {
+				t.Fatalf("a wrong configuration, of which is to be said %q: %v", w.says, err)
 			}
 		} else if err := c.Reload(version(n, "", "")); err != nil {
 			t.Fatal(err)
@@ -101,10 +71,9 @@ func TestFiftyReloadsUnderLoadFailNobody(t *testing.T) {
 			current = n
 		}
 		// The next one comes when some requests have been served by this one.
-		served := 0
 		asked := len(l.all())
 		c.Eventually(30*time.Second, "requests are served with configuration "+itoa(current), func() bool {
-			served = 0
+			served := 0
 			for _, a := range l.all()[asked:] {
 				if a.answered() && a.header.Get("X-Reload") == itoa(current) {
 					served++
@@ -115,6 +84,7 @@ func TestFiftyReloadsUnderLoadFailNobody(t *testing.T) {
 	}
 	l.end()
 	assertAll(t, "during reloads", l.all(), http.StatusOK, 500)
+	assertOnceAtAPI(t, c, p, "/load", l.all())
 	if refused != 10 {
 		t.Errorf("%d wrong configurations", refused)
 	}
@@ -127,6 +97,28 @@ func TestFiftyReloadsUnderLoadFailNobody(t *testing.T) {
 		t.Errorf("%d goroutines before the reloads, %d after them\n%s", before, after, c.AdminGet("/debug/pprof/goroutine?debug=1"))
 	}
 	p.AssertStrict()
+}
+
+// assertOnceAtAPI wants each request of a load to have come to the API exactly
+// once: one that was repeated because its connection was dropped had not been
+// begun.
+func assertOnceAtAPI(t *testing.T, c *harness.Caddy, p *provider.Provider, prefix string, asked []*loadRequest) {
+	t.Helper()
+	times := make(map[string]int)
+	for _, r := range p.APIRequests() {
+		times[r.URL.Path]++
+	}
+	dropped := 0
+	for n, a := range asked {
+		dropped += a.dropped
+		if got := times[prefix+"/"+itoa(n)]; got != 1 {
+			t.Errorf("the request %d, answered %d, whose connection was dropped %d times, came to the API %d times", n, a.status, a.dropped, got)
+		}
+	}
+	t.Logf("%d connections were dropped before a request was read", dropped)
+	if strings.Contains(c.Log(), "panic serving") {
+		t.Error("a handler has panicked")
+	}
 }
 
 // settled returns the number of Caddy's goroutines when it does not fall any
