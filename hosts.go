@@ -16,7 +16,7 @@ func checkAllowHosts(handler *reverseproxy.Handler, allowed []string) *mistake {
 	if len(allowed) > 0 {
 		return nil
 	}
-	open := strings.Contains(string(handler.DynamicUpstreamsRaw), "{http.")
+	open := len(tokensource.Placeholders(string(handler.DynamicUpstreamsRaw))) > 0
 	for _, upstream := range handler.Upstreams {
 		open = open || strings.Contains(upstream.Dial, "{")
 	}

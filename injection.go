@@ -124,12 +124,29 @@ func (in *injection) present(req *http.Request) bool {
 // isField says whether a field is one of ours, also where only a server that
 // takes - and _ for the same would think so.
 func (in *injection) isField(name string) bool {
-	for _, field := range in.fields {
-		if len(name) == len(field) && (name == field || strings.EqualFold(strings.ReplaceAll(name, "_", "-"), field)) {
-			return true
+	return slices.ContainsFunc(in.fields, func(field string) bool { return sameField(name, field) })
+}
+
+func sameField(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		if foldField(a[i]) != foldField(b[i]) {
+			return false
 		}
 	}
-	return false
+	return true
+}
+
+func foldField(c byte) byte {
+	switch {
+	case 'A' <= c && c <= 'Z':
+		return c + 'a' - 'A'
+	case c == '_' || c == '.':
+		return '-'
+	}
+	return c
 }
 
 // clean returns a copy of the request with a header, a URL and a body of its

@@ -67,7 +67,7 @@ func TestACallersOwnCredentialIsRemovedInEveryDisguise(t *testing.T) {
 		t.Fatal(m)
 	}
 	req := newTestRequest(t, http.MethodGet, "key=own&a=1&KEY=own", nil)
-	for _, field := range []string{"X-Api-Key", "X_api_key", "x-API-key", "Authorization"} {
+	for _, field := range []string{"X-Api-Key", "X_api_key", "x-API-key", "X.Api.Key", "Authorization"} {
 		req.Header[field] = []string{"own", "own"}
 	}
 	req.Header.Set("X-Other", "stays")

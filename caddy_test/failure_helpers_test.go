@@ -210,32 +210,46 @@ func tryToAsk(url string) answered {
 	return answered{resp.StatusCode, resp.Header, string(body), time.Since(began)}
 }
 
-// assertRefused wants an answer that says why there is no token, in the way
-// that is documented: Retry-After only where trying again can help.
+// assertRefused wants an answer that says why there is no token.
 func (a answered) assertRefused(t *testing.T, status int, sentence, code string) {
+	t.Helper()
+	if !a.isRefused(t, status, sentence, code) {
+		t.FailNow()
+	}
+}
+
+// isRefused is assertRefused for goroutines. The answer is as documented:
+// Retry-After only where trying again can help.
+func (a answered) isRefused(t *testing.T, status int, sentence, code string) (ok bool) {
 	t.Helper()
 	proxyStatus := "inject_token; error=proxy_internal_response"
 	if code != "" {
 		proxyStatus += `; details="` + code + `"`
 	}
 	if a.status != status || a.body != sentence+"\n" {
-		t.Fatalf("answered %d %q, want %d %q", a.status, a.body, status, sentence)
+		t.Errorf("answered %d %q, want %d %q", a.status, a.body, status, sentence)
+		return false
 	}
+	ok = true
 	for field, want := range map[string]string{
 		"Cache-Control": "no-store", "Content-Type": "text/plain; charset=utf-8", "Proxy-Status": proxyStatus,
 	} {
 		if got := a.header[field]; len(got) != 1 || got[0] != want {
-			t.Errorf("%s is %q, want %q", field, got, want)
+			t.Errorf("%s is %q, want %q; the body: %s", field, got, want, a.body)
+			ok = false
 		}
 	}
 	seconds, err := strconv.Atoi(a.header.Get("Retry-After"))
-	if status == http.StatusServiceUnavailable {
-		if err != nil || seconds < 1 || seconds > 60 {
-			t.Errorf("Retry-After is %q", a.header["Retry-After"])
+	if status != http.StatusServiceUnavailable {
+		if a.header["Retry-After"] != nil {
+			t.Errorf("Retry-After is %q although trying again cannot help; the body: %s", a.header["Retry-After"], a.body)
+			ok = false
 		}
-	} else if a.header["Retry-After"] != nil {
-		t.Errorf("Retry-After is %q although trying again cannot help", a.header["Retry-After"])
+	} else if err != nil || seconds < 1 || seconds > 60 {
+		t.Errorf("Retry-After is %q; the body: %s", a.header["Retry-After"], a.body)
+		ok = false
 	}
+	return ok
 }
 
 // The sentences of our own answers.

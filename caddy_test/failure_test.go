@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -131,45 +132,38 @@ func TestEachFailureOfTheProviderIsToldToCallersAndOnlyToThem(t *testing.T) {
 	text, url := caddyfile(t, sources.String(), sites.String())
 	c := harness.Start(t, text, withSecret(provider.ClientSecret))
 
-	t.Run("callers", func(t *testing.T) {
-		for _, f := range all {
-			t.Run(f.name, func(t *testing.T) {
-				t.Parallel()
-				f.watch(t, c, providers[f.name], url+"/"+f.name)
-				assertNoneDown(t, c, providers[f.name].API, seconds[f.name])
-			})
-		}
-		t.Run("healthy", func(t *testing.T) {
-			t.Parallel()
-			for began := time.Now(); time.Since(began) < 3*time.Second; {
-				if got := ask(t, url+"/healthy"); got.status != http.StatusOK {
-					t.Fatalf("a source with a valid token was answered %d %q", got.status, got.body)
-				}
-				time.Sleep(50 * time.Millisecond)
-			}
-			if n := providers["healthy"].Count(); n != 1 {
-				t.Errorf("%d token requests", n)
-			}
-		})
-	})
+	// All at once, not as parallel tests, of which only some run at a time: the
+	// pauses between token requests grow meanwhile.
+	var callers sync.WaitGroup
 	for _, f := range all {
+		callers.Go(func() { f.watch(t, c, providers[f.name], url+"/"+f.name) })
+	}
+	callers.Go(func() {
+		for began := time.Now(); time.Since(began) < 3*time.Second && !t.Failed(); time.Sleep(50 * time.Millisecond) {
+			if got := tryToAsk(url + "/healthy"); got.status != http.StatusOK {
+				t.Errorf("a source with a valid token was answered %d %q", got.status, got.body)
+			}
+		}
+	})
+	callers.Wait()
+	if n := providers["healthy"].Count(); n != 1 {
+		t.Errorf("%d token requests of a source with a valid token", n)
+	}
+	for _, f := range all {
+		assertNoneDown(t, c, providers[f.name].API, seconds[f.name])
 		providers[f.name].Set(func(k *provider.Knobs) { k.Intercept = nil })
 	}
-	t.Run("recovery", func(t *testing.T) {
-		for _, f := range all {
-			if f.url == "" && !f.permanent {
-				t.Run(f.name, func(t *testing.T) {
-					t.Parallel()
-					// Nobody asks before the token is there.
-					c.Eventually(40*time.Second, "a token by itself", func() bool { return c.LogCount("token_sources."+f.name, "token obtained") == 1 })
-					if got := ask(t, url+"/"+f.name); got.status != http.StatusOK {
-						t.Errorf("answered %d %q when the provider was back", got.status, got.body)
-					}
-					providers[f.name].AssertStrict()
-				})
-			}
+	for _, f := range all {
+		if f.url != "" || f.permanent {
+			continue
 		}
-	})
+		// Nobody asks before the token is there.
+		c.Eventually(60*time.Second, f.name+" has a token by itself", func() bool { return c.LogCount("token_sources."+f.name, "token obtained") == 1 })
+		if got := ask(t, url+"/"+f.name); got.status != http.StatusOK {
+			t.Errorf("%s: answered %d %q when the provider was back", f.name, got.status, got.body)
+		}
+		providers[f.name].AssertStrict()
+	}
 	for _, f := range all {
 		if f.permanent { // nothing has changed but the provider
 			ask(t, url+"/"+f.name).assertRefused(t, http.StatusBadGateway, rejected(f.name), f.code)
@@ -184,22 +178,24 @@ func (f cause) watch(t *testing.T, c *harness.Caddy, p *provider.Provider, url s
 	if f.permanent {
 		status, sentence = http.StatusBadGateway, rejected(f.name)
 	}
-	for began := time.Now(); time.Since(began) < 2*time.Second || !f.permanent && f.tries(c, p) < 2; {
-		got := ask(t, url)
-		got.assertRefused(t, status, sentence, f.code)
+	for began := time.Now(); time.Since(began) < 2*time.Second || !f.permanent && f.tries(c, p) < 2; time.Sleep(50 * time.Millisecond) {
+		got := tryToAsk(url)
+		if !got.isRefused(t, status, sentence, f.code) {
+			return
+		}
 		// A token request takes a second at most, a caller's patience is 50.
 		if got.took > 15*time.Second {
-			t.Errorf("a caller waited %v", got.took)
+			t.Errorf("%s: a caller waited %v", f.name, got.took)
 		}
 		if time.Since(began) > 30*time.Second {
-			t.Fatal("it is not tried again")
+			t.Errorf("%s: it is not tried again", f.name)
+			return
 		}
-		time.Sleep(30 * time.Millisecond)
 	}
 	f.assertPauses(t, p)
 	f.assertLog(t, c, p)
 	if n := len(p.APIRequests()); n != 0 {
-		t.Errorf("%d requests came to the API without a token", n)
+		t.Errorf("%s: %d requests came to the API without a token", f.name, n)
 	}
 }
 
@@ -220,19 +216,19 @@ func (f cause) assertPauses(t *testing.T, p *provider.Provider) {
 	case f.url != "": // the log counts
 		return
 	case f.noSecret && len(requests) != 0:
-		t.Errorf("%d token requests without a secret", len(requests))
+		t.Errorf("%s: %d token requests without a secret", f.name, len(requests))
 		return
 	case f.noSecret:
 		return
 	case f.permanent && len(requests) != 1:
-		t.Errorf("%d token requests although the first was rejected for good", len(requests))
+		t.Errorf("%s: %d token requests although the first was rejected for good", f.name, len(requests))
 		return
 	case f.permanent:
 		return
 	}
 	for i := range len(requests) - 1 {
 		if pause, least := requests[i+1].At.Sub(requests[i].At), f.pause(i); pause < least {
-			t.Errorf("%v between token requests %d and %d, want %v at least", pause, i+1, i+2, least)
+			t.Errorf("%s: %v between token requests %d and %d, want %v at least", f.name, pause, i+1, i+2, least)
 		}
 	}
 }
@@ -258,37 +254,37 @@ func (f cause) assertLog(t *testing.T, c *harness.Caddy, p *provider.Provider) {
 	want := strings.NewReplacer("HOST", host, "DIR", c.Dir).Replace(f.reason)
 	lines := sourceLog(c, f.name)
 	if len(lines) == 0 {
-		t.Fatal("the log says nothing")
+		t.Errorf("%s: the log says nothing", f.name)
 	}
 	for i, line := range lines {
 		if line["level"] != "error" || line["msg"] != "no token" || line["provider"] != host {
-			t.Errorf("the log says: %v", line)
+			t.Errorf("%s: the log says: %v", f.name, line)
 		}
 		if reason, _ := line["reason"].(string); reason != want {
-			t.Errorf("the log's reason is %q, want %q", reason, want)
+			t.Errorf("%s: the log's reason is %q, want %q", f.name, reason, want)
 		}
 		if line["failures"] != float64(i+1) {
-			t.Errorf("line %d of the log counts %v failures", i+1, line["failures"])
+			t.Errorf("%s: line %d of the log counts %v failures", f.name, i+1, line["failures"])
 		}
 		if code, _ := line["code"].(string); code != f.code {
-			t.Errorf("the log's code is %q, want %q", code, f.code)
+			t.Errorf("%s: the log's code is %q, want %q", f.name, code, f.code)
 		}
 		if status, _ := line["status"].(float64); status != f.httpCode {
-			t.Errorf("the log's status is %v, want %v", status, f.httpCode)
+			t.Errorf("%s: the log's status is %v, want %v", f.name, status, f.httpCode)
 		}
 		if next, _ := line["next"].(string); f.permanent != strings.HasPrefix(next, "not tried again") {
-			t.Errorf("the log says of what comes next: %v", line["next"])
+			t.Errorf("%s: the log says of what comes next: %v", f.name, line["next"])
 		}
 	}
 	for i := range len(lines) - 1 {
 		// A line is written a moment after the pause has begun.
 		pause := time.Duration((lines[i+1]["ts"].(float64) - lines[i]["ts"].(float64)) * float64(time.Second))
 		if least := f.pause(i) / 2; pause < least {
-			t.Errorf("%v between the failures %d and %d in the log", pause, i+1, i+2)
+			t.Errorf("%s: %v between the failures %d and %d in the log", f.name, pause, i+1, i+2)
 		}
 	}
 	if f.permanent && len(lines) != 1 {
-		t.Errorf("%d failures in the log although the first was final", len(lines))
+		t.Errorf("%s: %d failures in the log although the first was final", f.name, len(lines))
 	}
 }
 

@@ -3,7 +3,9 @@ package caddy_test
 import (
 	"fmt"
 	"net/http"
+	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -38,7 +40,7 @@ func TestFiftyReloadsUnderLoadFailNobody(t *testing.T) {
 	}
 	another := strings.TrimSuffix(strings.Replace(source, "source crm", "source zzz", 1), "}")
 	wrong := []struct{ config, says string }{
-		{strings.TrimSuffix(version(1, "", ""), "}\n"), "EOF"},
+		{version(1, "", others[2]+" {\nbind 127.0.0.1\ninject_tokn crm "+p.API+"\n}\n"), "unrecognized directive"},
 		{version(1, "", others[2]+" {\nbind 127.0.0.1\ninject_token crn "+p.API+"\n}\n"), "did you mean crm"},
 		{
 			version(1, "", others[2]+" {\nbind 127.0.0.1\nreverse_proxy "+p.API+" {\ntransport inject_token crn\n}\n}\n"),
@@ -104,10 +106,16 @@ func TestFiftyReloadsUnderLoadFailNobody(t *testing.T) {
 // begun.
 func assertOnceAtAPI(t *testing.T, c *harness.Caddy, p *provider.Provider, prefix string, asked []*loadRequest) {
 	t.Helper()
-	times := make(map[string]int)
-	for _, r := range p.APIRequests() {
-		times[r.URL.Path]++
-	}
+	var times map[string]int
+	c.Eventually(10*time.Second, "the API has noted all requests", func() bool {
+		times = make(map[string]int)
+		for _, r := range p.APIRequests() {
+			if strings.HasPrefix(r.URL.Path, prefix+"/") {
+				times[r.URL.Path]++
+			}
+		}
+		return len(times) >= len(asked)
+	})
 	dropped := 0
 	for n, a := range asked {
 		dropped += a.dropped
@@ -135,4 +143,343 @@ func settled(t *testing.T, c *harness.Caddy) int {
 		return time.Since(since) > 3*time.Second
 	})
 	return least
+}
+
+// twoClients is a provider that knows two clients, client-a and client-b, with
+// the usual secret.
+func twoClients(t *testing.T) *provider.Provider {
+	return provider.New(t, provider.Dialect{Authorize: func(p *provider.Provider, r *provider.TokenRequest) string {
+		if (r.User != "client-a" && r.User != "client-b") || r.Pass != p.ExpectedSecret() {
+			return "invalid_client"
+		}
+		return ""
+	}})
+}
+
+// askedBy returns how many token requests a client has made.
+func askedBy(p *provider.Provider, client string) int {
+	n := 0
+	for _, r := range p.Requests() {
+		if r.User == client {
+			n++
+		}
+	}
+	return n
+}
+
+// asClient is the usual source for one of the two clients.
+func asClient(p *provider.Provider, client string) string {
+	return strings.Replace(crmSource(p, ""), "client_id "+provider.ClientID, "client_id "+client, 1)
+}
+
+// assertStill wants no more token requests of a source that is gone while one
+// that is there, with the same short lifetime, makes six.
+func assertStill(t *testing.T, what string, gone, there func() int) {
+	t.Helper()
+	begin := there()
+	harness.Eventually(t, 30*time.Second, "the other source renews", func() bool { return there() >= begin+1 })
+	before := gone() // a token request that was under way has been counted by now
+	harness.Eventually(t, 60*time.Second, "the other source renews", func() bool { return there() >= begin+7 })
+	if n := gone() - before; n != 0 {
+		t.Errorf("%s: %d more token requests", what, n)
+	}
+}
+
+func TestAChangedClientIDIsANewSourceAndTheOldOneRenewsNoMore(t *testing.T) {
+	t.Parallel()
+	p := twoClients(t)
+	p.Set(func(k *provider.Knobs) { k.Lifetime = time.Second })
+	url := freeURL(t)
+	config := func(client string) string { return withSources(asClient(p, client), site(url, p.API, "")) }
+	a, b := func() int { return askedBy(p, "client-a") }, func() int { return askedBy(p, "client-b") }
+	c := harness.Start(t, config("client-a"), withSecret(provider.ClientSecret))
+	c.Eventually(30*time.Second, "the first client's token is renewed", func() bool { return a() >= 3 })
+	if n := b(); n != 0 {
+		t.Errorf("%d token requests of a client that is not configured", n)
+	}
+	if err := c.Reload(config("client-b")); err != nil {
+		t.Fatal(err)
+	}
+	c.Eventually(30*time.Second, "the second client asks for a token", func() bool { return b() >= 1 })
+	if got := ask(t, url); got.status != http.StatusOK {
+		t.Errorf("with the new client: %d %q", got.status, got.body)
+	}
+	assertStill(t, "the first client", a, b)
+}
+
+func TestARemovedSourceRenewsNoMoreUntilItIsAddedAgain(t *testing.T) {
+	t.Parallel()
+	p, other := provider.New(t, provider.Dialect{}), provider.New(t, provider.Dialect{})
+	for _, each := range []*provider.Provider{p, other} {
+		each.Set(func(k *provider.Knobs) { k.Lifetime = time.Second })
+	}
+	url := freeURL(t)
+	stays := strings.Replace(crmSource(other, ""), "source crm", "source stays", 1)
+	with := withSources(stays+"\n"+crmSource(p, ""), site(url, p.API, ""))
+	without := withSources(stays, url+" {\nbind 127.0.0.1\nrespond none\n}\n")
+	c := harness.Start(t, with, withSecret(provider.ClientSecret))
+	for range 2 {
+		before := p.Count()
+		c.Eventually(30*time.Second, "the source renews", func() bool { return p.Count() >= before+3 })
+		if got := ask(t, url); got.status != http.StatusOK || got.body != "hello GET /" {
+			t.Errorf("with the source: %d %q", got.status, got.body)
+		}
+		if err := c.Reload(without); err != nil {
+			t.Fatal(err)
+		}
+		if got := ask(t, url); got.body != "none" {
+			t.Errorf("without the source: %d %q", got.status, got.body)
+		}
+		assertStill(t, "the removed source", p.Count, other.Count)
+		if err := c.Reload(with); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Eventually(30*time.Second, "a source that is added again serves", func() bool { return ask(t, url).status == http.StatusOK })
+	p.AssertStrict()
+	other.AssertStrict()
+}
+
+// TestTwoConfigurationsAlternateUnderLoad goes from one to the other and back,
+// as those do who try something out: each change is one token request, and
+// nobody is refused.
+func TestTwoConfigurationsAlternateUnderLoad(t *testing.T) {
+	t.Parallel()
+	p := twoClients(t)
+	p.Set(func(k *provider.Knobs) { k.Delay = 200 * time.Millisecond })
+	url := freeURL(t)
+	config := func(client string) string {
+		return withSources(asClient(p, client), site(url, p.API, "header X-Client "+client))
+	}
+	c := harness.Start(t, config("client-a"), withSecret(provider.ClientSecret))
+	l := startReloadLoad(t, url+"/load", 50)
+	const changes = 10
+	for n := 1; n <= changes; n++ {
+		client := []string{"client-a", "client-b"}[n%2]
+		if err := c.Reload(config(client)); err != nil {
+			t.Fatal(err)
+		}
+		asked := len(l.all())
+		c.Eventually(30*time.Second, "requests are served for "+client, func() bool {
+			served := firstServed(l.all()[asked:])
+			return served != nil && served.header.Get("X-Client") == client
+		})
+	}
+	l.end()
+	assertAll(t, "while two configurations alternate", l.all(), http.StatusOK, 50)
+	assertOnceAtAPI(t, c, p, "/load", l.all())
+	if n := p.Count(); n != changes+1 {
+		t.Errorf("%d token requests for %d changes", n, changes)
+	}
+}
+
+// TestAReloadThatFailsAtTheEndLeavesTheRunningSourceAtWork fails where the
+// servers start, because a port is taken: some of the new configuration is
+// running by then. It does so several times, since Caddy starts apps in any
+// order.
+func TestAReloadThatFailsAtTheEndLeavesTheRunningSourceAtWork(t *testing.T) {
+	t.Parallel()
+	p, other := provider.New(t, provider.Dialect{}), provider.New(t, provider.Dialect{})
+	for _, each := range []*provider.Provider{p, other} {
+		each.Set(func(k *provider.Knobs) { k.Lifetime = time.Second })
+	}
+	url := freeURL(t)
+	added := strings.Replace(crmSource(other, ""), "source crm", "source added", 1)
+	c := harness.Start(t, withSources(crmSource(p, ""), site(url, p.API, "")), withSecret(provider.ClientSecret))
+	c.Eventually(30*time.Second, "a token was asked for", func() bool { return p.Count() >= 1 })
+	taken := withSources(crmSource(p, "")+"\n"+added, site(url, p.API, "")+site(other.URL, p.API, "")) // somebody listens at other.URL
+	for range 6 {
+		if err := c.Reload(taken); err == nil || !strings.Contains(err.Error(), "address already in use") {
+			t.Fatalf("a configuration with a port that is taken: %v", err)
+		}
+		if got := ask(t, url); got.status != http.StatusOK {
+			t.Errorf("after the reload that failed: %d %q", got.status, got.body)
+		}
+	}
+	assertStill(t, "a source of the configuration that failed", other.Count, p.Count)
+	if got := ask(t, url); got.status != http.StatusOK {
+		t.Errorf("after several renewals: %d %q", got.status, got.body)
+	}
+	p.AssertStrict()
+	other.AssertStrict()
+}
+
+func TestCaddyReloadWithTheSameConfigurationAsksForNoToken(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	text, url := caddyfile(t, crmSource(p, ""), "inject_token crm "+p.API)
+	c := harness.Start(t, text, withSecret(provider.ClientSecret))
+	if got := ask(t, url); got.status != http.StatusOK {
+		t.Fatalf("before: %d %q", got.status, got.body)
+	}
+	for _, force := range [][]string{nil, {"--force"}, {"--force"}} {
+		reload := append([]string{"reload", "--config", "Caddyfile", "--address", c.Admin}, force...)
+		if out, code := harness.Run(t, c.Dir, reload...); code != 0 {
+			t.Fatalf("caddy %v: %s", reload, out)
+		}
+		if got := ask(t, url); got.status != http.StatusOK {
+			t.Errorf("after caddy %v: %d %q", reload, got.status, got.body)
+		}
+	}
+	if n := strings.Count(c.Log(), `"servers shutting down`); n != 2 {
+		t.Errorf("%d configurations were replaced, want 2: one for each --force", n)
+	}
+	if n := p.Count(); n != 1 {
+		t.Errorf("%d token requests", n)
+	}
+}
+
+// TestAStopLetsATokenRequestFinish has a caller who waits for that token as
+// well: Caddy serves it before it ends.
+func TestAStopLetsATokenRequestFinish(t *testing.T) {
+	t.Parallel()
+	const takes = 2 * time.Second
+	for _, waits := range []bool{false, true} {
+		t.Run(fmt.Sprintf("a caller waits: %v", waits), func(t *testing.T) {
+			t.Parallel()
+			finished := make(chan bool, 1)
+			p := provider.New(t, provider.Dialect{})
+			p.Set(func(k *provider.Knobs) {
+				k.Intercept = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+					select {
+					case <-r.Context().Done():
+						finished <- false
+					case <-time.After(takes):
+						finished <- true
+					}
+					return false
+				}
+			})
+			text, url := caddyfile(t, crmSource(p, ""), "inject_token crm "+p.API)
+			c := harness.Start(t, text, withSecret(provider.ClientSecret))
+			c.Eventually(20*time.Second, "a token request is under way", func() bool { return p.Count() == 1 })
+			callers := 0
+			if waits {
+				callers = 1
+			}
+			l := startBurst(t, url, callers)
+			c.Eventually(20*time.Second, "the caller waits", func() bool { return underWay(t, c) == callers })
+			took := stop(t, c)
+			l.end()
+			select {
+			case ok := <-finished:
+				if !ok {
+					t.Error("the token request was cancelled")
+				}
+			default:
+				t.Error("Caddy ended before the token request")
+			}
+			if n := c.LogCount("token_sources.crm", "token obtained"); n != 1 {
+				t.Errorf("the answer was not read: it is logged %d times", n)
+			}
+			if waits {
+				assertAll(t, "a caller who waited", l.all(), http.StatusOK, 1)
+			}
+			if took > 8*time.Second { // two, and room for a slow machine
+				t.Errorf("Caddy took %v to stop", took)
+			}
+			t.Logf("stopped within %v", took.Round(time.Millisecond))
+		})
+	}
+}
+
+func TestAStopDoesNotWaitForAProviderThatHangs(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	p.Set(func(k *provider.Knobs) { k.Intercept = hang })
+	text, _ := caddyfile(t, crmSource(p, "timeout 5m"), "inject_token crm "+p.API)
+	c := harness.Start(t, text, withSecret(provider.ClientSecret))
+	c.Eventually(20*time.Second, "a token request is under way", func() bool { return p.Count() == 1 })
+	took := stop(t, c)
+	if took > 9*time.Second { // four, and room for a slow machine
+		t.Errorf("Caddy took %v to stop", took)
+	}
+	t.Logf("stopped within %v", took.Round(time.Millisecond))
+}
+
+// stop ends Caddy as a service manager does and returns how long that took.
+func stop(t *testing.T, c *harness.Caddy) time.Duration {
+	t.Helper()
+	began := time.Now()
+	c.Signal(syscall.SIGTERM)
+	select {
+	case <-c.Done():
+	case <-time.After(14 * time.Second):
+		t.Error("Caddy does not stop")
+	}
+	return time.Since(began)
+}
+
+func TestValidateAndAdaptAskForNoToken(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	dir, text := t.TempDir(), withSources(crmSource(p, ""), site(freeURL(t), p.API, ""))
+	writeExpanded(t, dir, "127.0.0.1:"+itoa(harness.Port(t)), text)
+	for _, command := range [][]string{
+		{"validate", "--config", "Caddyfile"}, {"adapt", "--config", "Caddyfile"}, {"adapt", "--config", "Caddyfile", "--validate"},
+	} {
+		if out, code := harness.Run(t, dir, command...); code != 0 {
+			t.Errorf("caddy %v: %s", command, out)
+		}
+	}
+	if n := p.Count(); n != 0 {
+		t.Errorf("%d token requests", n)
+	}
+}
+
+func writeExpanded(t *testing.T, dir, admin, text string) {
+	t.Helper()
+	harness.WriteFile(t, dir, "Caddyfile", (&harness.Caddy{Dir: dir, Admin: admin}).Expand(text))
+	harness.WriteFile(t, dir, "secret", provider.ClientSecret)
+}
+
+// TestWhatAdaptPrintsRunsAsTheCaddyfileDoes runs both, one after the other.
+func TestWhatAdaptPrintsRunsAsTheCaddyfileDoes(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	url := freeURL(t)
+	options := `scope read write
+		param audience {system.os}
+		refresh_at 50%
+		timeout 5s
+		token_request {
+			header X-Asked-By caddy
+		}`
+	text := withSources(crmSource(p, options), url+` {
+		bind 127.0.0.1
+		inject_token crm `+p.API+` {
+			header X-Token "Token {token}"
+			header Authorization
+			wait 20s
+		}
+	}`)
+	first := harness.Start(t, text, withSecret(provider.ClientSecret))
+	fromCaddyfile := ask(t, url+"/orders?a=1&a=2")
+	atProvider, atAPI := p.Requests()[0], p.LastAPIRequest()
+	config := first.AdminGet("/config/")
+	adapted := harness.Output(t, first.Dir, "adapt", "--config", "Caddyfile")
+	first.Stop()
+
+	second := harness.StartJSON(t, adapted, first.Admin)
+	fromJSON := ask(t, url+"/orders?a=1&a=2")
+	if fromCaddyfile.status != http.StatusOK || fromJSON.status != http.StatusOK || fromCaddyfile.body != fromJSON.body {
+		t.Errorf("from the Caddyfile: %d %q, from what adapt printed: %d %q", fromCaddyfile.status, fromCaddyfile.body, fromJSON.status, fromJSON.body)
+	}
+	if p.Count() != 2 {
+		t.Fatalf("%d token requests of two that were run", p.Count())
+	}
+	if got := p.Requests()[1]; got.Body != atProvider.Body || !reflect.DeepEqual(got.Header, atProvider.Header) {
+		t.Errorf("the token request of the Caddyfile: %v %q, of what adapt printed: %v %q", atProvider.Header, atProvider.Body, got.Header, got.Body)
+	}
+	for _, name := range []string{"Authorization", "X-Token"} {
+		before, after := atAPI.Header.Get(name), p.LastAPIRequest().Header.Get(name)
+		word, _, _ := strings.Cut(before, " ")
+		if token, ok := strings.CutPrefix(after, word+" "); before == "" || !ok || token == "" {
+			t.Errorf("%s at the API: %q with the Caddyfile, %q with what adapt printed", name, before, after)
+		}
+	}
+	if got := second.AdminGet("/config/"); got != config {
+		t.Errorf("the configuration of the Caddyfile:\n%s\nof what adapt printed:\n%s", config, got)
+	}
+	p.AssertStrict()
 }
