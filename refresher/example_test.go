@@ -37,8 +37,7 @@ func Example() {
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
 	token, err := r.Token(ctx)
-	var none *refresher.Unavailable
-	if errors.As(err, &none) {
+	if none, ok := errors.AsType[*refresher.Unavailable](err); ok {
 		fmt.Println(none, "- try again in", none.RetryAfter)
 		return
 	}
