@@ -173,11 +173,11 @@ func asClient(p *provider.Provider, client string) string {
 }
 
 // assertStill wants no more token requests of a source that is gone while one
-// that is there, with the same short lifetime, makes six.
+// that is there, with the same short lifetime, makes five.
 func assertStill(t *testing.T, what string, gone, there func() int) {
 	t.Helper()
 	begin := there()
-	harness.Eventually(t, 30*time.Second, "the other source renews", func() bool { return there() >= begin+1 })
+	harness.Eventually(t, 30*time.Second, "the other source renews", func() bool { return there() >= begin+2 })
 	before := gone() // a token request that was under way has been counted by now
 	harness.Eventually(t, 60*time.Second, "the other source renews", func() bool { return there() >= begin+7 })
 	if n := gone() - before; n != 0 {
@@ -217,12 +217,16 @@ func TestARemovedSourceRenewsNoMoreUntilItIsAddedAgain(t *testing.T) {
 	stays := strings.Replace(crmSource(other, ""), "source crm", "source stays", 1)
 	with := withSources(stays+"\n"+crmSource(p, ""), site(url, p.API, ""))
 	without := withSources(stays, url+" {\nbind 127.0.0.1\nrespond none\n}\n")
+	wrong := with + strings.Replace(freeURL(t), "http:", "https:", 1) + " {\nbind 127.0.0.1\ntls {{dir}}/missing.pem {{dir}}/missing.key\n}\n"
 	c := harness.Start(t, with, withSecret(provider.ClientSecret))
 	for range 2 {
 		before := p.Count()
 		c.Eventually(30*time.Second, "the source renews", func() bool { return p.Count() >= before+3 })
 		if got := ask(t, url); got.status != http.StatusOK || got.body != "hello GET /" {
 			t.Errorf("with the source: %d %q", got.status, got.body)
+		}
+		if err := c.Reload(wrong); err == nil { // it has had the source, too
+			t.Fatal("a certificate that is missing was accepted")
 		}
 		if err := c.Reload(without); err != nil {
 			t.Fatal(err)
@@ -296,6 +300,7 @@ func TestAReloadThatFailsAtTheEndLeavesTheRunningSourceAtWork(t *testing.T) {
 			t.Errorf("after the reload that failed: %d %q", got.status, got.body)
 		}
 	}
+	t.Logf("the configuration that failed had begun %d times when it failed", other.Count())
 	assertStill(t, "a source of the configuration that failed", other.Count, p.Count)
 	if got := ask(t, url); got.status != http.StatusOK {
 		t.Errorf("after several renewals: %d %q", got.status, got.body)
