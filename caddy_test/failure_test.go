@@ -577,11 +577,13 @@ func TestACorrectedSecretFileHealsWithinTenSeconds(t *testing.T) {
 }
 
 // TestACallerWhoBeganATokenRequestMayLeave has callers who ask where nobody
-// but a caller makes the source ask again: its secret was wrong.
+// but a caller makes the source ask again: its secret was wrong. The token
+// request goes through a transport of Caddy's that would find the upstream in
+// that caller's context, and must not.
 func TestACallerWhoBeganATokenRequestMayLeave(t *testing.T) {
 	t.Parallel()
 	p := provider.New(t, provider.Dialect{})
-	text, url := caddyfile(t, crmSource(p, "timeout 50s"), "inject_token crm "+p.API+" {\n wait 50s\n}")
+	text, url := caddyfile(t, crmSource(p, "timeout 50s\n transport http {\n dial_timeout 5s\n}"), "inject_token crm "+p.API+" {\n wait 50s\n}")
 	c := harness.Start(t, text, withSecret("wrong-secret"))
 	c.WaitLog("not tried again")
 	release := make(chan struct{})
@@ -622,5 +624,10 @@ func TestACallerWhoBeganATokenRequestMayLeave(t *testing.T) {
 	}
 	if n := p.Count(); n != 2 {
 		t.Errorf("%d token requests", n)
+	}
+	for _, r := range p.APIRequests() {
+		if r.Method != http.MethodGet || r.URL.Path == "/token" {
+			t.Errorf("the upstream got %s %s", r.Method, r.URL.Path)
+		}
 	}
 }
