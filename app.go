@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -78,9 +78,7 @@ func (a *App) provision(name string, s *Source) error {
 		return err
 	}
 	transport, err := a.transport(s)
-	if err != nil && s.Transport != nil && len(s.Transport.NetworkProxyRaw) > 0 && strings.Contains(err.Error(), "network_proxy") {
-		return errors.New("transport: network_proxy: this is wrong; it is not shown, for it may hold a password")
-	} else if err != nil {
+	if err := quietProxy(err); err != nil {
 		return fmt.Errorf("transport: %w", err)
 	}
 	r, err := acquire(key, s)
@@ -127,14 +125,24 @@ func (a *App) Start() error {
 // Stop does nothing: the requests that are being drained still need tokens.
 func (a *App) Stop() error { return nil }
 
-// Cleanup gives back exactly what Provision and Start have taken.
+// Cleanup gives back exactly what Provision and Start have taken. At the end of
+// the process each release waits for its token request, so they do it side by
+// side.
 func (a *App) Cleanup() error {
+	var wg sync.WaitGroup
+	for _, running := range a.running {
+		wg.Go(func() {
+			if running.detach != nil {
+				running.detach()
+			}
+			if err := release(running.key); err != nil {
+				a.log.Error("a token source was not released", zap.Error(err))
+			}
+		})
+	}
+	wg.Wait()
 	var errs []error
 	for _, running := range a.running {
-		if running.detach != nil {
-			running.detach()
-		}
-		errs = append(errs, release(running.key))
 		if running.transport != a.shared {
 			errs = append(errs, running.transport.Cleanup())
 		}

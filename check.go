@@ -352,7 +352,8 @@ func (s *Source) checkResponse() *mistake {
 		{"access_token", r.AccessToken}, {"refresh_token", r.RefreshToken},
 		{"expires_in", r.ExpiresIn}, {"expires_at", r.ExpiresAt}, {"error", r.Error},
 	} {
-		if f.path != "" && !responsePath.MatchString(f.path) {
+		bare := f.name == "access_token" && f.path == "." // a body that is nothing but a token
+		if f.path != "" && !bare && !responsePath.MatchString(f.path) {
 			return wrong("token_response "+f.name, "%q is not a path such as data.token", f.path)
 		}
 	}

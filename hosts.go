@@ -1,6 +1,8 @@
 package injecttoken
 
 import (
+	"bytes"
+	"encoding/json"
 	"net/http"
 	"strings"
 
@@ -16,7 +18,7 @@ func checkAllowHosts(handler *reverseproxy.Handler, allowed []string) *mistake {
 	if len(allowed) > 0 {
 		return nil
 	}
-	open := len(tokensource.Placeholders(string(handler.DynamicUpstreamsRaw))) > 0
+	open := hasBraces(handler.DynamicUpstreamsRaw)
 	for _, upstream := range handler.Upstreams {
 		open = open || strings.Contains(upstream.Dial, "{")
 	}
@@ -24,6 +26,34 @@ func checkAllowHosts(handler *reverseproxy.Handler, allowed []string) *mistake {
 		return wrong("allow_hosts", "missing; the address of an upstream holds a placeholder, so say which hosts may get the token, such as allow_hosts *.example.org")
 	}
 	return nil
+}
+
+// hasBraces says whether a text in a JSON value holds a brace, as placeholders
+// do, whatever they are named.
+func hasBraces(raw json.RawMessage) bool {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	for {
+		token, err := d.Token()
+		if err != nil {
+			return false
+		}
+		if text, ok := token.(string); ok && strings.Contains(text, "{") {
+			return true
+		}
+	}
+}
+
+// pinHost has a forward proxy take a request to its upstream. A proxy of plain
+// HTTP goes where Host says, which may be the caller's.
+func (t *Transport) pinHost(out *http.Request) {
+	t.SetScheme(out)
+	beneath := t.HTTPTransport.Transport
+	if out.URL.Scheme != "http" || beneath == nil || beneath.Proxy == nil {
+		return
+	}
+	if proxy, err := beneath.Proxy(out); err == nil && proxy != nil && strings.HasPrefix(proxy.Scheme, "http") {
+		out.Host = out.URL.Host
+	}
 }
 
 // isLocal says whether an upstream's address stays on this machine.

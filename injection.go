@@ -76,6 +76,7 @@ type injection struct {
 type formed struct {
 	token  *tokensource.Token
 	values [][]string
+	forms  []string // see formsOf
 }
 
 func newInjection(headers []HeaderInjection, params []string) (*injection, *mistake) {
@@ -172,7 +173,7 @@ func (in *injection) clean(req *http.Request) *http.Request {
 
 // put puts the token into a clean request.
 func (in *injection) put(req *http.Request, token *tokensource.Token) {
-	for i, values := range in.valuesOf(token) {
+	for i, values := range in.formedOf(token).values {
 		req.Header[in.fields[i]] = values
 	}
 	for _, name := range in.params {
@@ -183,16 +184,16 @@ func (in *injection) put(req *http.Request, token *tokensource.Token) {
 	}
 }
 
-func (in *injection) valuesOf(token *tokensource.Token) [][]string {
+func (in *injection) formedOf(token *tokensource.Token) *formed {
 	if f := in.formed.Load(); f != nil && f.token == token {
-		return f.values
+		return f
 	}
-	f := &formed{token: token}
+	f := &formed{token: token, forms: formsOf(token)}
 	for _, format := range in.formats {
 		f.values = append(f.values, []string{strings.ReplaceAll(format, tokenPlaceholder, token.AccessToken)})
 	}
 	in.formed.Store(f)
-	return f.values
+	return f
 }
 
 func (in *injection) cleanTrailer(trailer http.Header) {

@@ -1,6 +1,7 @@
 package injecttoken
 
 import (
+	"encoding/base64"
 	"net/http"
 	"net/url"
 	"strings"
@@ -41,23 +42,31 @@ func TestTheTokenIsTakenOutOfReflectedURLs(t *testing.T) {
 		t.Fatal(m)
 	}
 	token := &tokensource.Token{AccessToken: "s3cr3t/t+ken"}
-	for _, c := range []struct{ value, want string }{
-		{"/a/?access_token=s3cr3t%2Ft%2Bken", "/a/"},
-		{"/a/?b=1&access_token=s3cr3t%2Ft%2Bken&c=2#d", "/a/?b=1&c=2#d"},
-		{"https://api.example.org/a?access_token=s3cr3t/t+ken#top", "https://api.example.org/a#top"},
-		{`</a?access_token=x>; rel="next", </b?c=1&access_token=x>; rel="last"`, `</a>; rel="next", </b?c=1>; rel="last"`},
-		{"5; url=/a?access_token=x", "5; url=/a"},
-		{"/login?next=%2Fa%3Faccess_token%3Ds3cr3t%252Ft%252Bken", "/login?next=%2Fa%3Faccess_token%3D"},
-		{"/plain?q=1", "/plain?q=1"},
-		{"/empty?", "/empty?"},
+	for _, c := range []struct{ field, value, want string }{
+		{"Location", "/a/?access_token=s3cr3t%2Ft%2Bken", "/a/"},
+		{"Content-Location", "/a/?b=1&access_token=s3cr3t%2Ft%2Bken&c=2#d", "/a/?b=1&c=2#d"},
+		{"Location", "https://api.example.org/a?access_token=s3cr3t/t+ken#top", "https://api.example.org/a#top"},
+		{"Location", "/in/?a=1,2&access_token=s3cr3t/t%2Bken", "/in/?a=1,2"},
+		{"Link", `</a?access_token=x>; rel="next", </b?c=1,2&access_token=x>; rel="last"`, `</a>; rel="next", </b?c=1,2>; rel="last"`},
+		{"Refresh", "5; url=/a?access_token=x", "5; url=/a"},
+		{"Refresh", `5; url="/a?access_token=x"`, `5; url="/a"`},
+		{"Location", "/login?next=%2Fa%3Faccess_token%3Ds3cr3t%252Ft%252Bken", "/login?next=%2Fa%3Faccess_token%3D[redacted]"},
+		{"Location", "/login?next=%2fa%3faccess_token%3ds3cr3t%252ft%252bken", "/login?next=%2fa%3faccess_token%3d[redacted]"},
+		{"X-Request-Url", "/a?access_token=s3cr3t%2Ft%2Bken", "/a?access_token=[redacted]"},
+		{"Www-Authenticate", `Bearer error_description="s3cr3t/t+ken has ended"`, `Bearer error_description="[redacted] has ended"`},
+		{"Location", "/plain?q=1", "/plain?q=1"},
+		{"Location", "/empty?", "/empty?"},
 	} {
-		for _, field := range reflecting {
-			header := http.Header{field: {c.value}}
-			in.scrub(header, token)
-			if got := header.Get(field); got != c.want {
-				t.Errorf("%s: %q became %q, want %q", field, c.value, got, c.want)
-			}
+		header := http.Header{c.field: {c.value}}
+		in.scrub(header, token)
+		if got := header.Get(c.field); got != c.want {
+			t.Errorf("%s: %q became %q, want %q", c.field, c.value, got, c.want)
 		}
+	}
+	header := http.Header{"Location": {"/login?state=" + base64.StdEncoding.EncodeToString([]byte("/a?access_token=s3cr3t/t+ken"))}}
+	in.scrub(header, token)
+	if left, _ := base64.StdEncoding.DecodeString(strings.TrimPrefix(header.Get("Location"), "/login?state=")); strings.Contains(string(left), "s3cr3t") {
+		t.Errorf("the token is left in %s", header.Get("Location"))
 	}
 }
 

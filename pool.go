@@ -4,11 +4,13 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddytoken/inject-token/refresher"
+	"github.com/caddytoken/inject-token/tokensource"
 )
 
 // refreshers holds the refresher of every source of every configuration that
@@ -35,6 +37,34 @@ func keyOf(name string, s *Source) (poolKey, error) {
 	return poolKey{name, base64.RawURLEncoding.EncodeToString(sum[:])}, nil
 }
 
+// newest holds the newest token of each identity at a provider that came with a
+// refresh token, for as long as the process lives: where an option of a source
+// changes, its new refresher goes on with the refresh token of the old one. A
+// first one that is configured is spent by then.
+var newest sync.Map // of identity to *tokensource.Token
+
+// identity is what a refresh token is issued for.
+type identity [sha256.Size]byte
+
+func identityOf(name string, s *Source) identity {
+	text, _ := json.Marshal([]any{name, s.Grant, s.TokenURL, s.ClientID, s.Username, s.Scopes}) // texts always can be
+	return sha256.Sum256(text)
+}
+
+func (id identity) load() *tokensource.Token {
+	token, _ := newest.Load(id)
+	t, _ := token.(*tokensource.Token)
+	return t
+}
+
+func (id identity) keep(token *tokensource.Token) {
+	if token.RefreshToken != "" {
+		newest.Store(id, token)
+	} else {
+		newest.Delete(id)
+	}
+}
+
 // pooled is a refresher in the pool.
 type pooled struct{ *refresher.Refresher }
 
@@ -53,9 +83,12 @@ func (p pooled) Destruct() error {
 // to be followed by one of release.
 func acquire(key poolKey, s *Source) (*refresher.Refresher, error) {
 	value, _, err := refreshers.LoadOrNew(key, func() (caddy.Destructor, error) {
+		id := identityOf(key.name, s)
 		return pooled{refresher.New(refresher.Options{
 			RefreshAt: s.RefreshAt / 100,
 			Timeout:   time.Duration(s.Timeout),
+			Newest:    id.load,
+			Keep:      id.keep,
 		})}, nil
 	})
 	if err != nil {

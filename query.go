@@ -54,24 +54,36 @@ func isParam(pair string, names []string) bool {
 }
 
 // reflecting are the fields of an answer in which servers repeat the URL that
-// they were asked for.
-var reflecting = []string{"Location", "Content-Location", "Link", "Refresh"}
+// they were asked for, and the bytes at which a query ends there.
+var reflecting = map[string]string{
+	"Location":         "#",
+	"Content-Location": "#",
+	"Link":             "#>",
+	"Refresh":          "#\"'",
+}
 
-// scrub takes the token out of the URLs in an answer, so that a redirect to
-// the same address with a slash does not show it to the caller.
-func (in *injection) scrub(header http.Header, token *tokensource.Token) {
-	if len(in.params) == 0 {
-		return
+// scrubAnswer takes the token out of what an answer repeats of the request,
+// so that neither the caller nor a log comes to see it.
+func (in *injection) scrubAnswer(resp *http.Response, method string, token *tokensource.Token) {
+	in.scrub(resp.Header, token)
+	in.dropRedirectBody(resp, method)
+	if resp.StatusCode != http.StatusSwitchingProtocols && resp.Body != nil && resp.Body != http.NoBody {
+		resp.Body = &answerBody{resp.Body, resp, token}
 	}
-	for _, field := range reflecting {
-		for i, value := range header[field] {
-			value = withoutReflected(value, in.params)
-			for _, form := range []string{token.AccessToken, url.QueryEscape(token.AccessToken), url.QueryEscape(url.QueryEscape(token.AccessToken))} {
-				value = strings.ReplaceAll(value, form, "")
+}
+
+// scrub takes the token out of a header. The URLs in it are clean, so that a
+// redirect to the same address with a slash does not show the token, in
+// whatever encoding.
+func (in *injection) scrub(header http.Header, token *tokensource.Token) {
+	if len(in.params) > 0 {
+		for field, ends := range reflecting {
+			for i, value := range header[field] {
+				header[field][i] = tokensource.Scrub(withoutReflected(value, ends, in.params), token.AccessToken)
 			}
-			header[field][i] = value
 		}
 	}
+	hide(header, in.formedOf(token).forms)
 }
 
 // dropRedirectBody leaves out what servers write beside a Location: a page
@@ -110,7 +122,7 @@ func (in *injection) scrubHints(req *http.Request, token *tokensource.Token) *ht
 
 // withoutReflected drops the parameters from every query in a text that holds
 // one or more URLs.
-func withoutReflected(text string, names []string) string {
+func withoutReflected(text, ends string, names []string) string {
 	var out strings.Builder
 	for {
 		start := strings.IndexByte(text, '?')
@@ -118,7 +130,7 @@ func withoutReflected(text string, names []string) string {
 			out.WriteString(text)
 			return out.String()
 		}
-		end := start + 1 + strings.IndexFunc(text[start+1:], func(r rune) bool { return strings.ContainsRune("#>\"', \t", r) })
+		end := start + 1 + strings.IndexAny(text[start+1:], ends)
 		if end == start {
 			end = len(text)
 		}

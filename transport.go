@@ -119,7 +119,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.refresher, err = app.(*App).refresher(t.Source); err != nil {
 		return err
 	}
-	return t.HTTPTransport.Provision(ctx)
+	return quietProxy(t.HTTPTransport.Provision(ctx))
 }
 
 // Cleanup closes idle connections.
@@ -188,6 +188,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Header.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 		return resp, nil
 	}
+	if req.URL.Opaque != "" { // "x:http://elsewhere/" would be sent as it stands
+		t.tell(req, failed)
+		return answer(req, http.StatusBadRequest, "This is not a request target that can be sent to this API."), nil
+	}
 	if t.Existing == "keep" && t.injection.present(req) {
 		t.tell(req, kept)
 		return t.HTTPTransport.RoundTrip(copyOf(req))
@@ -208,14 +212,13 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.without(req, out, err)
 	}
 	t.injection.put(out, token)
-	out = t.injection.scrubHints(out, token)
-	resp, err := t.HTTPTransport.RoundTrip(out)
+	t.pinHost(out)
+	resp, err := t.HTTPTransport.RoundTrip(t.injection.scrubHints(out, token))
 	if err != nil {
 		t.tell(req, injected)
-		return nil, err
+		return nil, quiet(err, token)
 	}
-	t.injection.scrub(resp.Header, token)
-	t.injection.dropRedirectBody(resp, req.Method)
+	t.injection.scrubAnswer(resp, req.Method, token)
 	if t.refuses(resp) {
 		t.tell(req, refused)
 		t.refresher.Report(token)
@@ -235,11 +238,12 @@ func neverSent(method string) bool {
 // copyOf returns a copy of the request that says the same: the transport
 // beneath writes the scheme into its URL.
 func copyOf(req *http.Request) *http.Request {
-	out := new(http.Request)
-	*out = *req
-	out.URL = new(url.URL)
-	*out.URL = *req.URL
-	return out
+	out := &struct { // one allocation
+		request http.Request
+		url     url.URL
+	}{*req, *req.URL}
+	out.request.URL = &out.url
+	return &out.request
 }
 
 // token returns a valid token; the time to wait for one is the caller's own or

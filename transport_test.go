@@ -2,12 +2,14 @@ package injecttoken
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -243,3 +245,67 @@ func (b trailerAtEnd) Read(p []byte) (int, error) {
 }
 
 func (trailerAtEnd) Close() error { return nil }
+
+func TestARequestTargetThatNamesAHostIsNotSent(t *testing.T) {
+	transport := newTestTransport(t, new(Transport), func(*http.Request) (*http.Response, error) {
+		t.Error("it was sent")
+		return ok(nil)
+	})
+	req := newTestRequest(t, http.MethodGet, "", nil)
+	req.URL.Opaque = "http://elsewhere.example/"
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("answered %d", resp.StatusCode)
+	}
+}
+
+func TestAForwardProxyTakesTheTokenToTheUpstreamAlone(t *testing.T) {
+	var host string
+	transport := newTestTransport(t, new(Transport), nil)
+	proxy := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { host = r.URL.Host + " " + r.Host }))
+	defer proxy.Close()
+	address, err := url.Parse(proxy.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport.HTTPTransport.Transport.Proxy = http.ProxyURL(address)
+	req := newTestRequest(t, http.MethodGet, "", nil)
+	req.URL.Scheme, req.Host = "", "evil.example"
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if host != "api.example.org api.example.org" {
+		t.Errorf("the proxy was asked for %s", host)
+	}
+}
+
+func TestAnUpstreamsBrokenAnswerDoesNotShowTheToken(t *testing.T) {
+	broken := errors.New(`malformed MIME header: "Bearer s3cr3t.token"`)
+	transport := newTestTransport(t, new(Transport), func(*http.Request) (*http.Response, error) { return nil, broken })
+	_, err := transport.RoundTrip(newTestRequest(t, http.MethodGet, "", nil))
+	if !errors.Is(err, broken) || strings.Contains(err.Error(), "s3cr3t") {
+		t.Errorf("the error is %v", err)
+	}
+
+	transport = newTestTransport(t, new(Transport), func(*http.Request) (*http.Response, error) {
+		resp := &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Trailer: http.Header{"X-Echo": {"s3cr3t.token"}}}
+		resp.Body = io.NopCloser(iotest.ErrReader(broken))
+		return resp, nil
+	})
+	resp, err := transport.RoundTrip(newTestRequest(t, http.MethodGet, "", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.ReadAll(resp.Body); !errors.Is(err, broken) || strings.Contains(err.Error(), "s3cr3t") {
+		t.Errorf("the error is %v", err)
+	}
+	if got := resp.Trailer.Get("X-Echo"); got != redacted {
+		t.Errorf("the trailer is %q", got)
+	}
+}

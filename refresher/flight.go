@@ -44,6 +44,10 @@ func (r *Refresher) launch() {
 func (r *Refresher) run(f *flight, e *Environment, previous *tokensource.Token) {
 	ctx, cancel := context.WithTimeout(r.base, r.options.Timeout)
 	defer cancel()
+	first := previous == nil
+	if newest := r.options.Newest(); newest != nil {
+		previous = newest
+	}
 	started := r.now()
 	token, err := r.renew(ctx, e, previous)
 
@@ -55,7 +59,7 @@ func (r *Refresher) run(f *flight, e *Environment, previous *tokensource.Token) 
 	} else {
 		r.failed(cause(err))
 	}
-	report := r.report(token, err, previous == nil)
+	report := r.report(token, err, first)
 	r.mu.Unlock()
 	close(f.done)
 	report(e.Log)
@@ -74,6 +78,9 @@ func (r *Refresher) renew(ctx context.Context, e *Environment, previous *tokenso
 	token, err = e.Source.Obtain(ctx, previous)
 	if token == nil && err == nil {
 		err = cause(nil)
+	}
+	if err == nil {
+		r.options.Keep(token) // before it is used
 	}
 	return token, err
 }

@@ -45,6 +45,13 @@ type Options struct {
 
 	// Timeout bounds one token request; 0: DefaultTimeout.
 	Timeout time.Duration
+
+	// Newest returns the newest token that another refresher of the same
+	// identity at the provider has obtained, or nil, and Keep notes one for
+	// that purpose. A rotated refresh token is not lost with the refresher
+	// that obtained it. Nil: there is no other.
+	Newest func() *tokensource.Token
+	Keep   func(*tokensource.Token)
 }
 
 // Defaults of Options.
@@ -97,6 +104,12 @@ func New(options Options) *Refresher {
 	}
 	if options.Timeout == 0 {
 		options.Timeout = DefaultTimeout
+	}
+	if options.Newest == nil {
+		options.Newest = func() *tokensource.Token { return nil }
+	}
+	if options.Keep == nil {
+		options.Keep = func(*tokensource.Token) {}
 	}
 	base, end := context.WithCancel(context.Background())
 	return &Refresher{options: options, base: base, end: end, now: time.Now}

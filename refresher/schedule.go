@@ -51,6 +51,7 @@ func renewAfter(lifetime time.Duration, share float64, took time.Duration, rando
 // has no time for pauses of one: its first is a tenth of its lifetime.
 func retryAfter(failures int, wanted, lifetime time.Duration, random float64) time.Duration {
 	if wanted > 0 {
+		wanted = max(wanted, time.Second)
 		return wanted + time.Duration(float64(min(wanted, lastRetry))*random/10)
 	}
 	pause := firstRetry

@@ -19,6 +19,10 @@ const (
 	// maxLifetime is where a lifetime is rather a mistake in its unit.
 	maxLifetime = 10 * 365 * 24 * time.Hour
 
+	// minLifetime is the least lifetime that is one: less is a mistake in its
+	// unit, and a provider would be asked all the time.
+	minLifetime = time.Second
+
 	// maxRetryAfter keeps a provider's slip from silencing a source for good.
 	maxRetryAfter = 24 * time.Hour
 

@@ -82,7 +82,7 @@ func parseTime(s string) time.Time {
 }
 
 func believable(d time.Duration) time.Duration {
-	if d <= 0 || d > maxLifetime {
+	if d < minLifetime || d > maxLifetime {
 		return 0
 	}
 	return d

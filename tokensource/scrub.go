@@ -46,6 +46,10 @@ const (
 	mostPieces = 32
 )
 
+// Scrub takes a secret out of a text, in whatever usual encoding it stands
+// there.
+func Scrub(text, secret string) string { return newScrubber(secret).scrub(text) }
+
 // newScrubber returns a scrubber for secrets. Those shorter than 4 bytes are
 // skipped. An answer that repeats a secret carelessly is cut where its own
 // format says, so the pieces between such bytes are looked for as well.
