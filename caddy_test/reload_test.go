@@ -488,3 +488,51 @@ func TestWhatAdaptPrintsRunsAsTheCaddyfileDoes(t *testing.T) {
 	}
 	p.AssertStrict()
 }
+
+func TestAChangedOptionDoesNotLoseTheRotatedRefreshToken(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	p.Set(func(k *provider.Knobs) { k.Rotate = true })
+	text, url := caddyfile(t, fmt.Sprintf(`source crm {
+			grant refresh_token
+			token_url %s
+			client_id %s
+			client_secret {file.{{dir}}/secret}
+			refresh_token {file.{{dir}}/refresh}
+			timeout 9s
+		}`, p.TokenURL(), provider.ClientID), "inject_token crm "+p.API)
+	c := harness.Start(t, text, withSecret(provider.ClientSecret), harness.File("refresh", p.IssueRefreshToken()))
+	for i, timeout := range []string{"9s", "10s", "11s", "9s"} {
+		if i > 0 {
+			if err := c.Reload(strings.Replace(text, "timeout 9s", "timeout "+timeout, 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if resp, body := harness.Get(t, url); resp.StatusCode != http.StatusOK {
+			t.Fatalf("with timeout %s: answered %d %q", timeout, resp.StatusCode, body)
+		}
+		c.Eventually(20*time.Second, "the source with the new option has a token", func() bool { return p.Count() == i+1 })
+	}
+	if n := p.Reused(); n != 0 {
+		t.Errorf("a refresh token was spent twice, %d times", n)
+	}
+}
+
+func TestAStopWaitsForAllTokenRequestsAtOnce(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	p.Set(func(k *provider.Knobs) { k.Delay = time.Minute })
+	var sources string
+	for _, name := range []string{"crm", "b", "c", "d"} {
+		sources += strings.Replace(crmSource(p, "timeout 1m"), "source crm", "source "+name, 1) + "\n"
+	}
+	text, _ := caddyfile(t, sources, "inject_token crm "+p.API)
+	c := harness.Start(t, text, withSecret(provider.ClientSecret))
+	c.Eventually(20*time.Second, "four token requests are under way", func() bool { return p.Count() == 4 })
+	began := time.Now()
+	c.Signal(syscall.SIGTERM)
+	<-c.Done()
+	if took := time.Since(began); took > 10*time.Second { // four, and room for a slow machine; one after the other would be sixteen
+		t.Errorf("the stop took %v", took)
+	}
+}

@@ -67,6 +67,7 @@ func TestPausesBetweenFailuresGrowFromOneSecondToOneMinute(t *testing.T) {
 		{"a token of two seconds", 1, 0, 2 * time.Second, 160 * time.Millisecond, 240 * time.Millisecond},
 		{"a token of two seconds, much later", 20, 0, 2 * time.Second, 40 * time.Second, time.Minute},
 		{"a token of a month", 1, 0, month, time.Second, 1500 * time.Millisecond},
+		{"the provider wants next to nothing", 1, time.Millisecond, time.Hour, time.Second, 1100 * time.Millisecond},
 		{"the provider wants 3 s", 1, 3 * time.Second, time.Hour, 3 * time.Second, 3300 * time.Millisecond},
 		{"also after many failures", 30, 3 * time.Second, time.Hour, 3 * time.Second, 3300 * time.Millisecond},
 		{"also of a token of two seconds", 1, 3 * time.Second, 2 * time.Second, 3 * time.Second, 3300 * time.Millisecond},

@@ -70,6 +70,7 @@ var answers = map[string]said{
 	"exponent_string_expiry":         {token: "t", lifetime: time.Hour},
 	"mailchimp_zero_expiry":          {token: "5c6ccc561059aa386da9d112215bae55"},
 	"negative_expiry":                {token: "t"},
+	"expiry_of_a_millisecond":        {token: "t"},
 	"empty_expiry":                   {token: "t"},
 	"null_expiry":                    {token: "t"},
 	"absurd_expiry":                  {token: "t"},
