@@ -263,3 +263,15 @@ func TestEveryGrantNamesOptionsThatAreChecked(t *testing.T) {
 		}
 	}
 }
+
+func TestTheNameOfAProviderInTheLogHoldsNoPassword(t *testing.T) {
+	for url, want := range map[string]string{
+		"https://auth.example.org/token?key=secret":      "auth.example.org",
+		"https://{env.USER}:secret@auth.example.org/tok": "auth.example.org",
+		"https://auth.example.org:8443":                  "auth.example.org:8443",
+	} {
+		if got := (&Source{TokenURL: url}).tokenEndpoint(); got != want {
+			t.Errorf("%s is told as %q, want %q", url, got, want)
+		}
+	}
+}

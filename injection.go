@@ -163,6 +163,8 @@ func (in *injection) clean(req *http.Request) *http.Request {
 	}
 	if len(in.params) > 0 {
 		out.URL.RawQuery = withoutParams(req.URL.RawQuery, in.params)
+		// It cannot stand in a request target, and some servers end it there.
+		out.URL.RawQuery = strings.ReplaceAll(out.URL.RawQuery, "#", "%23")
 	}
 	if len(in.fields) > 0 && req.Trailer != nil && req.Body != nil && req.Body != http.NoBody {
 		in.cleanTrailer(out.Trailer)

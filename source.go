@@ -240,5 +240,5 @@ func (s *Source) tokenEndpoint() string {
 	_, rest, _ := strings.Cut(s.TokenURL, "://")
 	host, _, _ := strings.Cut(rest, "/")
 	host, _, _ = strings.Cut(host, "?")
-	return host
+	return host[strings.LastIndexByte(host, '@')+1:] // a password does not belong there, and is refused later
 }

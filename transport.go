@@ -192,14 +192,14 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		t.tell(req, failed)
 		return answer(req, http.StatusBadRequest, "This is not a request target that can be sent to this API."), nil
 	}
-	if t.Existing == "keep" && t.injection.present(req) {
-		t.tell(req, kept)
-		return t.HTTPTransport.RoundTrip(copyOf(req))
-	}
 	if len(t.AllowHosts) > 0 && !t.allowed(req) {
 		t.tell(req, failed)
 		t.log.Warn("a request for a host that is not in allow_hosts was refused", zap.String("source", t.Source))
 		return answer(req, http.StatusForbidden, "The token for this API is not sent to that host."), nil
+	}
+	if t.Existing == "keep" && t.injection.present(req) {
+		t.tell(req, kept)
+		return t.HTTPTransport.RoundTrip(copyOf(req))
 	}
 	out := t.injection.clean(req)
 	if followsElsewhere(req) {

@@ -262,6 +262,20 @@ func TestARequestTargetThatNamesAHostIsNotSent(t *testing.T) {
 	}
 }
 
+func TestANumberSignDoesNotHideTheToken(t *testing.T) {
+	var query string
+	transport := newTestTransport(t, &Transport{Query: []string{"key"}}, func(req *http.Request) (*http.Response, error) {
+		query = req.URL.RawQuery
+		return ok(req)
+	})
+	if _, err := transport.RoundTrip(newTestRequest(t, http.MethodGet, "a=1#f", nil)); err != nil {
+		t.Fatal(err)
+	}
+	if query != "a=1%23f&key=s3cr3t.token" {
+		t.Errorf("sent the query %q", query)
+	}
+}
+
 func TestAForwardProxyTakesTheTokenToTheUpstreamAlone(t *testing.T) {
 	var host string
 	transport := newTestTransport(t, new(Transport), nil)

@@ -100,6 +100,9 @@ func (f *Response) interpret(resp *http.Response, clock time.Time) (*answer, *Er
 	if resp.StatusCode/100 == 3 {
 		return nil, &Error{Reason: redirect(resp.Header.Get("Location")), answered: true}
 	}
+	if resp.StatusCode/100 == 1 { // what follows a 101 is no answer, and knows no deadline
+		return nil, &Error{Reason: "this is no answer"}
+	}
 	body, reason := readBody(resp.Body)
 	if reason != "" {
 		return nil, &Error{Reason: reason}
@@ -110,16 +113,18 @@ func (f *Response) interpret(resp *http.Response, clock time.Time) (*answer, *Er
 	if reason != "" {
 		return nil, &Error{Reason: reason}
 	}
+	token, reason := f.accessToken(doc)
+	refresh := text(doc.value(f.RefreshToken, "refresh_token"))
 	if failure := f.refusal(doc, resp.StatusCode); failure != nil {
+		failure.issued = []string{token, refresh}
 		return nil, failure
 	}
-	token, reason := f.accessToken(doc)
 	if reason != "" {
 		return nil, &Error{Reason: reason, answered: true}
 	}
 	return &answer{
 		accessToken:  token,
-		refreshToken: text(doc.value(f.RefreshToken, "refresh_token")),
+		refreshToken: refresh,
 		lifetime:     f.lifetime(doc, token, clock),
 	}, nil
 }

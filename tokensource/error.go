@@ -39,6 +39,9 @@ type Error struct {
 	// answered is true for an answer that came whole and held no token, in
 	// whatever words.
 	answered bool
+
+	// issued are the tokens of an answer that is an error all the same.
+	issued []string
 }
 
 // Error returns one line for an operator.

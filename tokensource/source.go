@@ -209,7 +209,9 @@ func (s *Source) send(ctx context.Context, refresh bool, current descendant) (*T
 	answer, problem := exchange.result(failed)
 	if problem != nil {
 		s.judge(problem)
+		set.secrets = append(set.secrets, problem.issued...)
 		set.scrubber().error(problem)
+		problem.issued = nil
 		problem.Changed = s.changed(refresh, current, set.digest)
 		return nil, problem
 	}
