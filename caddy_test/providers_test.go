@@ -2,6 +2,7 @@ package caddy_test
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,21 +20,25 @@ type recipe struct {
 	hosts    string // what stands for the provider and the API
 	lifetime time.Duration
 	rotate   bool
-	replace  []string // further replacements in the Caddyfile
-	wrong    string   // the file whose secret is spoiled to have a wrong one
-	code     string   // the error code of a wrong secret
+
+	renewedBy string   // the grant of the second token request and those after it
+	replace   []string // further replacements in the Caddyfile
+	wrong     string   // the file whose secret is spoiled to have a wrong one
+	code      string   // the error code of a wrong secret
 }
 
 var recipes = []recipe{
 	{
 		name: "affinitylive", heading: "### AffinityLive", dialect: provider.AffinityLive, hosts: "https://hq.affinitylive.example",
-		lifetime: 3 * time.Second, rotate: true,
+		renewedBy: "refresh_token",
+		lifetime:  3 * time.Second, rotate: true,
 		replace: []string{"34ad67fa2f@hq.affinitylive.example", provider.ClientID},
 		wrong:   "affinitylive", code: "invalid_client",
 	},
 	{
 		name: "affinitylive by query", heading: "### AffinityLive", dialect: provider.AffinityLive, hosts: "https://hq.affinitylive.example",
-		lifetime: 3 * time.Second, rotate: true,
+		renewedBy: "refresh_token",
+		lifetime:  3 * time.Second, rotate: true,
 		replace: []string{
 			"34ad67fa2f@hq.affinitylive.example", provider.ClientID,
 			"grant refresh_token", "grant refresh_token\n\t\t\tclient_auth client_secret_query",
@@ -43,13 +48,15 @@ var recipes = []recipe{
 	},
 	{
 		name: "organization", heading: "### Organization API", dialect: provider.Organization, hosts: "https://organization.example",
-		lifetime: 3 * time.Second, rotate: true,
+		renewedBy: "refresh_token",
+		lifetime:  3 * time.Second, rotate: true,
 		replace: []string{"clientId", provider.ClientID},
 		wrong:   "organization", code: "invalid_client",
 	},
 	{
 		name: "organization by query", heading: "### Organization API", dialect: provider.Organization, hosts: "https://organization.example",
-		lifetime: 3 * time.Second, rotate: true,
+		renewedBy: "refresh_token",
+		lifetime:  3 * time.Second, rotate: true,
 		replace: []string{
 			"clientId", provider.ClientID,
 			"grant client_credentials", "grant client_credentials\n\t\t\tclient_auth client_secret_post\n\t\t\ttoken_request POST query",
@@ -58,14 +65,16 @@ var recipes = []recipe{
 	},
 	{
 		name: "configapi", heading: "### ConfigAPI", dialect: provider.ConfigAPI, hosts: "https://config.example",
-		lifetime: 3 * time.Second,
-		replace:  []string{"login-id", provider.ClientID},
-		wrong:    "configapi", code: "invalid_client",
+		renewedBy: "client_credentials",
+		lifetime:  3 * time.Second,
+		replace:   []string{"login-id", provider.ClientID},
+		wrong:     "configapi", code: "invalid_client",
 	},
 	{
 		name: "axosoft", heading: "### Axosoft", dialect: provider.Axosoft, hosts: "https://example.axosoft.com",
-		replace: []string{"client-id", provider.ClientID, "username reports", "username " + provider.Username, "30d", "3s"},
-		wrong:   "axosoft-password", code: "invalid_grant",
+		renewedBy: "password",
+		replace:   []string{"client-id", provider.ClientID, "username reports", "username " + provider.Username, "30d", "3s"},
+		wrong:     "axosoft-password", code: "invalid_grant",
 	},
 }
 
@@ -123,27 +132,79 @@ func TestTheFourProvidersServeCallersWhoKnowNoCredentials(t *testing.T) {
 			}
 
 			// Renewal: tokens live three seconds, and nobody sees them go.
-			for first := p.Count(); p.Count() < first+2; {
+			first := p.Count()
+			c.Eventually(30*time.Second, "the token has been renewed twice", func() bool {
 				if got := status(); got != http.StatusOK {
 					t.Fatalf("a request was answered %d while tokens were renewed", got)
 				}
-				time.Sleep(50 * time.Millisecond)
-			}
-
-			// Revocation: the API says 401 until the token has been renewed.
-			p.Revoke()
-			c.Eventually(20*time.Second, "callers are served again after a revocation", func() bool {
-				got := status()
-				if got != http.StatusOK && got != http.StatusUnauthorized {
-					t.Fatalf("a request was answered %d after a revocation", got)
-				}
-				return got == http.StatusOK
+				return p.Count() >= first+2
 			})
+			for i, request := range p.Requests()[1:] {
+				grant := request.Form.Get("grant_type") + request.URL.Query().Get("grant_type")
+				if want := r.renewedBy; grant != want {
+					t.Errorf("renewal %d was by the grant %q, not %q", i+1, grant, want)
+				}
+			}
+			if n := p.ExpiredSeen(); n != 0 {
+				t.Errorf("%d requests came to the API with an expired token", n)
+			}
 			p.AssertStrict()
 			if n := p.Reused(); n != 0 {
 				t.Errorf("a refresh token was spent twice, %d times", n)
 			}
 		})
+	}
+}
+
+// The tokens live an hour, so nothing but the API's refusal renews them.
+func TestARevokedTokenIsRenewedOnceForThoseWhoFollow(t *testing.T) {
+	for _, r := range recipes {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			p := provider.New(t, r.dialect)
+			p.Set(func(k *provider.Knobs) { k.Lifetime, k.Rotate = time.Hour, r.rotate })
+			r.replace = slices.DeleteFunc(slices.Clone(r.replace), func(s string) bool { return s == "30d" || s == "3s" })
+			c, url := r.start(t, p, "")
+			if resp, body := harness.Get(t, url); resp.StatusCode != http.StatusOK {
+				t.Fatalf("the first request was answered %d %q", resp.StatusCode, body)
+			}
+			before := p.Count()
+			p.Revoke()
+			if resp, body := harness.Get(t, url); resp.StatusCode != http.StatusUnauthorized || !strings.Contains(body, "no valid token") {
+				t.Fatalf("after the revocation the first caller got %d %q, not the API's 401", resp.StatusCode, body)
+			}
+			c.Eventually(20*time.Second, "callers are served again", func() bool {
+				resp, _ := harness.Get(t, url)
+				return resp.StatusCode == http.StatusOK
+			})
+			if n := p.Count() - before; n != 1 {
+				t.Errorf("the revocation caused %d token requests", n)
+			}
+			p.AssertStrict()
+		})
+	}
+}
+
+func TestTheClientCredentialsTakeOverWhereTheRefreshTokenIsDead(t *testing.T) {
+	t.Parallel()
+	i := slices.IndexFunc(recipes, func(r recipe) bool { return r.name == "organization" })
+	p := provider.New(t, recipes[i].dialect)
+	p.Set(func(k *provider.Knobs) { k.Lifetime, k.Rotate = time.Hour, true })
+	c, url := recipes[i].start(t, p, "")
+	harness.Get(t, url)
+	p.RevokeRefreshTokens()
+	p.Revoke()
+	harness.Get(t, url)
+	c.Eventually(20*time.Second, "callers are served again", func() bool {
+		resp, _ := harness.Get(t, url)
+		return resp.StatusCode == http.StatusOK
+	})
+	var grants []string
+	for _, request := range p.Requests() {
+		grants = append(grants, request.Form.Get("grant_type"))
+	}
+	if want := []string{"client_credentials", "refresh_token", "client_credentials"}; !slices.Equal(grants, want) {
+		t.Errorf("the grants were %v, want %v", grants, want)
 	}
 }
 
@@ -154,7 +215,7 @@ func TestAWrongSecretIsSentOnceAndNeverHammered(t *testing.T) {
 			p := provider.New(t, r.dialect)
 			c, url := r.start(t, p, r.wrong)
 			c.WaitLog("not tried again")
-			for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			for end := time.Now().Add(12 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 				resp, body := harness.Get(t, url+"/data")
 				if resp.StatusCode != http.StatusBadGateway {
 					t.Fatalf("answered %d %q, want 502", resp.StatusCode, body)

@@ -1,11 +1,15 @@
 package caddy_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -25,7 +29,11 @@ type introspectingAPI struct {
 func newIntrospectingAPI(t *testing.T, server string) *introspectingAPI {
 	api := new(introspectingAPI)
 	api.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		token, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if !bearer {
+			http.Error(w, "no bearer token", http.StatusUnauthorized)
+			return
+		}
 		req, err := http.NewRequestWithContext(r.Context(), http.MethodPost, "http://"+server+"/oauth2/introspect",
 			strings.NewReader(url.Values{"token": {token}}.Encode()))
 		if err != nil {
@@ -114,29 +122,101 @@ func TestFositeFindsItsTokensActiveAtTheAPI(t *testing.T) {
 	}
 }
 
+// sentRequest is a token request as it came to a real server.
+type sentRequest struct {
+	grant, refreshToken string
+	basic, post         bool
+	status              int
+}
+
+// tokenRecorder stands before the token endpoint of a real server.
+type tokenRecorder struct {
+	*httptest.Server
+	mu       sync.Mutex // guards requests
+	requests []sentRequest
+}
+
+func newTokenRecorder(t *testing.T, server string) *tokenRecorder {
+	rec := new(tokenRecorder)
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: server})
+	rec.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		form, _ := url.ParseQuery(string(body))
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		_, _, basic := r.BasicAuth()
+		answer := &tokenStatus{ResponseWriter: w, status: http.StatusOK}
+		proxy.ServeHTTP(answer, r)
+		rec.mu.Lock()
+		defer rec.mu.Unlock()
+		rec.requests = append(rec.requests, sentRequest{form.Get("grant_type"), form.Get("refresh_token"), basic, form.Has("client_secret"), answer.status})
+	}))
+	t.Cleanup(rec.Close)
+	return rec
+}
+
+func (r *tokenRecorder) all() []sentRequest {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.requests)
+}
+
+type tokenStatus struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *tokenStatus) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
 func TestGoOAuth2RotatesItsRefreshTokens(t *testing.T) {
-	for name, options := range map[string]string{
-		"client_credentials by basic": "grant client_credentials",
-		"client_credentials by post":  "grant client_credentials\n client_auth client_secret_post",
-		"password, refreshed":         "grant password\n username peter\n password secret",
+	for name, c := range map[string]struct {
+		options, first, then string
+		post                 bool
+	}{
+		"client_credentials by basic": {"grant client_credentials", "client_credentials", "client_credentials", false},
+		"client_credentials by post":  {"grant client_credentials\n client_auth client_secret_post", "client_credentials", "client_credentials", true},
+		"password, refreshed":         {"grant password\n username peter\n password secret", "password", "refresh_token", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := harness.StartServer(t, "gooauth2", "-lifetime", "3s")
+			rec := newTokenRecorder(t, server)
 			text, address := caddyfile(t, fmt.Sprintf(`source go {
 				%s
-				token_url http://%s/token
+				token_url %s/token
 				client_id 000000
 				client_secret {file.{{dir}}/secret}
-			}`, options, server), "inject_token go http://"+server)
-			c := harness.Start(t, text, withSecret("999999"))
-			c.Eventually(60*time.Second, "the token has been renewed twice", func() bool {
+			}`, c.options, rec.URL), "inject_token go http://"+server)
+			caddy := harness.Start(t, text, withSecret("999999"))
+			caddy.Eventually(60*time.Second, "the token has been renewed twice", func() bool {
 				resp, body := harness.Get(t, address+"/check")
-				if resp.StatusCode != http.StatusOK {
+				if resp.StatusCode != http.StatusOK && (c.then != "refresh_token" || resp.StatusCode != http.StatusUnauthorized) {
 					t.Fatalf("answered %d %q", resp.StatusCode, body)
 				}
-				return c.LogCount("token_sources.go", "token renewed") >= 2
+				return caddy.LogCount("token_sources.go", "token renewed") >= 2
 			})
+			spent := make(map[string]bool)
+			for i, request := range rec.all() {
+				want := c.then
+				if i == 0 {
+					want = c.first
+				}
+				if request.grant != want || request.status != http.StatusOK {
+					t.Errorf("request %d was by the grant %s and answered %d; it was to be by %s", i, request.grant, request.status, want)
+				}
+				if request.basic == c.post || request.post != c.post {
+					t.Errorf("request %d: by basic %v, by post %v", i, request.basic, request.post)
+				}
+				if request.refreshToken != "" && spent[request.refreshToken] {
+					t.Errorf("request %d spent a refresh token again", i)
+				}
+				spent[request.refreshToken] = true
+			}
 		})
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 )
 
 // The dialects of four providers, each as strict as its documentation: a wrong
@@ -33,17 +32,11 @@ func (p *Provider) only(values url.Values, names ...string) string {
 
 // isForm says that a request is a POST of a form.
 func (p *Provider) isForm(r *TokenRequest) string {
+	if code := p.wellFormed(r); code != "" {
+		return code
+	}
 	if r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/x-www-form-urlencoded" {
 		return p.Violate("%s with content type %q", r.Method, r.Header.Get("Content-Type"))
-	}
-	return ""
-}
-
-func firstOf(codes ...string) string {
-	for _, code := range codes {
-		if code != "" {
-			return code
-		}
 	}
 	return ""
 }
@@ -55,6 +48,9 @@ var AffinityLive = Dialect{
 	Path: "/oauth2/v0/token",
 	Authorize: func(p *Provider, r *TokenRequest) string {
 		id, secret, query := r.User, r.Pass, r.URL.Query()
+		if code := p.isForm(r); code != "" {
+			return code
+		}
 		if r.Basic {
 			if r.URL.RawQuery != "" {
 				return p.Violate("Basic and a query")
@@ -65,7 +61,7 @@ var AffinityLive = Dialect{
 			}
 			id, secret = query.Get("client_id"), query.Get("client_secret")
 		}
-		if code := firstOf(p.isForm(r), p.only(r.Form, "grant_type", "refresh_token")); code != "" {
+		if code := p.only(r.Form, "grant_type", "refresh_token"); code != "" {
 			return code
 		}
 		if id != ClientID || secret != p.ExpectedSecret() {
@@ -77,12 +73,14 @@ var AffinityLive = Dialect{
 		return p.SpendRefreshToken(r.Form.Get("refresh_token"))
 	},
 	BearerToken: func(r *http.Request) string {
-		header, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		query := r.URL.Query().Get("_bearer_token")
-		if header != "" && query != "" {
-			return "" // one of the two
+		query := r.URL.Query()["_bearer_token"]
+		switch {
+		case len(query) == 0:
+			return bearer(r)
+		case len(query) > 1 || len(r.Header.Values("Authorization")) > 0:
+			return "" // one of the two, and once
 		}
-		return header + query
+		return query[0]
 	},
 }
 
@@ -101,6 +99,9 @@ var Organization = Dialect{
 				return p.Violate("Basic and a query")
 			}
 		} else {
+			if code := p.wellFormed(r); code != "" {
+				return code
+			}
 			if r.Method != http.MethodPost || r.Body != "" {
 				return p.Violate("%s with a body of %d bytes beside a query", r.Method, len(r.Body))
 			}
@@ -136,9 +137,12 @@ var ConfigAPI = Dialect{
 	Path: "/configapi/v2/oauth/token",
 	Authorize: func(p *Provider, r *TokenRequest) string {
 		if r.Basic || r.URL.RawQuery != "" {
-			return p.Violate("a credential outside of the form")
+			return p.Violate("something outside of the form")
 		}
-		if code := firstOf(p.isForm(r), p.only(r.Form, "grant_type", "client_id", "client_secret", "tenant")); code != "" {
+		if code := p.isForm(r); code != "" {
+			return code
+		}
+		if code := p.only(r.Form, "grant_type", "client_id", "client_secret", "tenant"); code != "" {
 			return code
 		}
 		switch {
@@ -157,21 +161,30 @@ var ConfigAPI = Dialect{
 }
 
 // Axosoft wants a GET with everything in the query, and never says how long a
-// token lives.
+// token lives. A scope may be left out; all errors are 400.
 var Axosoft = Dialect{
 	Path: "/api/oauth2/token",
 	Authorize: func(p *Provider, r *TokenRequest) string {
 		if r.Method != http.MethodGet || r.Body != "" || r.Basic {
 			return p.Violate("%s with a body of %d bytes; Basic: %v", r.Method, len(r.Body), r.Basic)
 		}
+		if code := p.wellFormed(r); code != "" {
+			return code
+		}
 		query := r.URL.Query()
-		if code := p.only(query, "grant_type", "username", "password", "client_id", "client_secret", "scope"); code != "" {
+		names := []string{"grant_type", "username", "password", "client_id", "client_secret"}
+		if query.Has("scope") {
+			names = append(names, "scope")
+		}
+		if code := p.only(query, names...); code != "" {
 			return code
 		}
 		switch {
+		case query.Get("grant_type") != "password":
+			return "unsupported_grant_type"
 		case query.Get("client_id") != ClientID || query.Get("client_secret") != p.ExpectedSecret():
 			return "invalid_client"
-		case query.Get("scope") != "read write":
+		case query.Has("scope") && !slices.Contains([]string{"read", "write", "read write", "write read"}, query.Get("scope")):
 			return "invalid_scope"
 		case query.Get("username") != Username || query.Get("password") != Password:
 			return "invalid_grant"
@@ -184,5 +197,14 @@ var Axosoft = Dialect{
 			"token_type":   "bearer",
 			"data":         map[string]any{"id": 7, "first_name": "Cathy", "last_name": "O'Reilly (Dev)", "email": "cathy@example.com"},
 		})
+	},
+	WriteError: func(w http.ResponseWriter, code string) {
+		description := "The request was not accepted"
+		if code == "invalid_grant" {
+			description = "Invalid username or password"
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusBadRequest)
+		_ = json.NewEncoder(w).Encode(map[string]string{"error": code, "error_description": description})
 	},
 }

@@ -32,6 +32,10 @@ type Dialect struct {
 	// Write writes a successful answer. Nil: as the RFC has it.
 	Write func(w http.ResponseWriter, token Token)
 
+	// WriteError writes a refusal with an OAuth error code. Nil: as the RFC has
+	// it, 401 for invalid_client and 400 for all others.
+	WriteError func(w http.ResponseWriter, code string)
+
 	// BearerToken takes the token out of a request to the API. Nil: from
 	// Authorization: Bearer.
 	BearerToken func(r *http.Request) string
@@ -186,6 +190,14 @@ func (p *Provider) newRefreshToken() string {
 	return token
 }
 
+// RevokeRefreshTokens ends every refresh token that was issued so far. One
+// that is sent nevertheless is invalid_grant, and not counted by Reused.
+func (p *Provider) RevokeRefreshTokens() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.refresh)
+}
+
 // Revoke ends every access token that was issued so far.
 func (p *Provider) Revoke() {
 	p.mu.Lock()
@@ -317,11 +329,7 @@ func (p *Provider) serveToken(w http.ResponseWriter, r *http.Request) {
 	}
 	token, code := p.issue(request)
 	if code != "" {
-		status := http.StatusBadRequest
-		if code == "invalid_client" {
-			status = http.StatusUnauthorized
-		}
-		writeError(w, status, code)
+		p.refuse(w, code)
 		return
 	}
 	if p.dialect.Write != nil {
@@ -338,6 +346,19 @@ func (p *Provider) serveToken(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	_ = json.NewEncoder(w).Encode(answer)
+}
+
+func (p *Provider) refuse(w http.ResponseWriter, code string) {
+	if p.dialect.WriteError != nil {
+		p.dialect.WriteError(w, code)
+		return
+	}
+	status := http.StatusBadRequest
+	if code == "invalid_client" {
+		status = http.StatusUnauthorized
+		w.Header().Set("WWW-Authenticate", `Basic realm="provider"`) // RFC 6749, section 5.2
+	}
+	writeError(w, status, code)
 }
 
 func writeError(w http.ResponseWriter, status int, code string) {
@@ -373,6 +394,30 @@ func (p *Provider) issue(r *TokenRequest) (Token, string) {
 	return token, ""
 }
 
+// wellFormed says that a token request can be read in one way only: what is
+// lenient in reading it must not hide what is wrong with it.
+func (p *Provider) wellFormed(r *TokenRequest) (code string) {
+	if n := len(r.Header.Values("Authorization")); n > 1 || n == 1 && !r.Basic {
+		return p.Violate("%d fields Authorization; Basic: %v", n, r.Basic)
+	}
+	user, pass, _ := (&http.Request{Header: r.Header}).BasicAuth()
+	for _, encoded := range []string{user, pass} {
+		if _, err := url.QueryUnescape(encoded); err != nil {
+			return p.Violate("Basic credentials that are not form-encoded")
+		}
+	}
+	if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+		return p.Violate("a query that cannot be read")
+	}
+	if _, err := url.ParseQuery(r.Body); err != nil {
+		return p.Violate("a form that cannot be read")
+	}
+	if contentType := r.Header.Get("Content-Type"); contentType != "" && r.Body == "" {
+		return p.Violate("content type %q without a body", contentType)
+	}
+	return ""
+}
+
 // standard is RFC 6749 for one client, by Basic or in the form, never both.
 func standard(p *Provider, r *TokenRequest) string {
 	if r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/x-www-form-urlencoded" {
@@ -380,6 +425,9 @@ func standard(p *Provider, r *TokenRequest) string {
 	}
 	if r.URL.RawQuery != "" {
 		return p.Violate("parameters in the query")
+	}
+	if code := p.wellFormed(r); code != "" {
+		return code
 	}
 	id, secret := r.User, r.Pass
 	if r.Form.Has("client_secret") {
@@ -410,12 +458,26 @@ func standard(p *Provider, r *TokenRequest) string {
 	return "unsupported_grant_type"
 }
 
+// bearer returns the token of the one field Authorization: Bearer, or "" if
+// there is none, another scheme, or more than one field.
+func bearer(r *http.Request) string {
+	fields := r.Header.Values("Authorization")
+	if len(fields) != 1 {
+		return ""
+	}
+	token, found := strings.CutPrefix(fields[0], "Bearer ")
+	if !found {
+		return ""
+	}
+	return token
+}
+
 func (p *Provider) serveAPI(w http.ResponseWriter, r *http.Request) {
 	var token string
 	if p.dialect.BearerToken != nil {
 		token = p.dialect.BearerToken(r)
 	} else {
-		token, _ = strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		token = bearer(r)
 	}
 	p.mu.Lock()
 	record := p.access[token]
