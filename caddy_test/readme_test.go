@@ -1,11 +1,15 @@
 package caddy_test
 
 import (
+	"net"
+	"net/http"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddytoken/inject-token/caddy_test/internal/harness"
+	"github.com/caddytoken/inject-token/caddy_test/internal/provider"
 )
 
 // readmeBlocksAfter returns the README from the first Caddyfile after a
@@ -64,5 +68,55 @@ func TestTheOptionsOfTheREADMEAreThoseThatThereAre(t *testing.T) {
 		if !regexp.MustCompile("(?m)^\\|.*`" + option + "[ `]").MatchString(readme) {
 			t.Errorf("the README's table does not explain %s", option)
 		}
+	}
+}
+
+func TestTheREADMEsGuardedSiteLetsInWhoMayAndNothingElse(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	text, _, _ := strings.Cut(readmeBlocksAfter(t, "## Not an open door"), "```")
+	address := "http://127.0.0.1:" + itoa(harness.Port(t))
+	hash := strings.TrimSpace(harness.Output(t, t.TempDir(), "hash-password", "--plaintext", "hiccup"))
+	c := harness.Start(t, strings.NewReplacer(
+		"{\n\ttoken_sources", "{\n\t{{globals}}\n\ttoken_sources",
+		"https://auth.example.org/oauth2/token", p.TokenURL(), "https://api.example.org", p.API,
+		"/run/secrets/crm", "{{dir}}/secret", "https://crm.internal.example.org", address,
+		"10.20.0.0/16", "127.0.0.2/32", "$2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG", hash,
+	).Replace(text), withSecret(provider.ClientSecret))
+	c.Eventually(20*time.Second, "there is a token", func() bool { return p.Count() == 1 })
+
+	ask := func(from, path string, login bool) int {
+		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		transport := &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true}
+		req, err := http.NewRequest(http.MethodGet, address+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if login {
+			req.SetBasicAuth("reports", "hiccup")
+		}
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			return 0 // the connection was cut
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode
+	}
+	for _, c := range []struct {
+		from, path string
+		login      bool
+		want       int
+	}{
+		{"127.0.0.2", "/v2/orders/7", true, http.StatusOK},
+		{"127.0.0.2", "/v2/orders/7", false, http.StatusUnauthorized},
+		{"127.0.0.2", "/oauth2/revoke", true, http.StatusForbidden},
+		{"127.0.0.1", "/v2/orders/7", true, 0},
+	} {
+		if got := ask(c.from, c.path, c.login); got != c.want {
+			t.Errorf("from %s, %s, with a login: %v: answered %d, want %d", c.from, c.path, c.login, got, c.want)
+		}
+	}
+	if n := len(p.APIRequests()); n != 1 {
+		t.Errorf("%d requests came to the API", n)
 	}
 }
