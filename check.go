@@ -196,12 +196,12 @@ func (s *Source) checkPlaceholders() *mistake {
 	}
 	for _, t := range templates {
 		for _, name := range tokensource.Placeholders(t.text) {
-			if !placeholderName.MatchString(name) {
-				continue // braces in a value
-			}
 			if m := checkPlaceholder(t.option, name); m != nil {
 				return m
 			}
+		}
+		if tokensource.HasOpenPlaceholder(t.text) {
+			return wrong(t.option, `a brace is not closed, or a quotation mark stands between it and its end; \{ is a brace that means itself`)
 		}
 	}
 	return nil
@@ -222,10 +222,6 @@ func checkPlaceholder(option, name string) *mistake {
 	}
 	return nil
 }
-
-// placeholderName is what names of placeholders look like, to tell a mistyped
-// one from braces in a value.
-var placeholderName = regexp.MustCompile(`^[a-z][a-z0-9_]*(\.[A-Za-z0-9_./$-]+)*$`)
 
 func (s *Source) checkRequests() *mistake {
 	token := s.TokenRequest

@@ -12,7 +12,7 @@ import (
 // runtimePlaceholders are those that mean the same without a request. They are
 // resolved at each token request, so that a secret that is rotated on disk is
 // picked up; what they stood for is never kept.
-var runtimePlaceholders = []string{"env.", "file.", "system.", "time."}
+var runtimePlaceholders = []string{"env.", "file.", "system."}
 
 // isRuntime says whether a placeholder can be resolved by lookup.
 func isRuntime(name string) bool {

@@ -15,10 +15,9 @@ import (
 // Source is a token source: one grant at one provider, for one upstream or a
 // few.
 //
-// Texts may hold the placeholders `{env.*}`, `{file.*}`, `{system.*}` and
-// `{time.*}`, which are resolved at each token request. Secrets should be
-// such a placeholder: what is written out is seen by all who can read the
-// configuration.
+// Texts may hold the placeholders `{env.*}`, `{file.*}` and `{system.*}`, which
+// are resolved at each token request. Secrets should be such a placeholder:
+// what is written out is seen by all who can read the configuration.
 type Source struct {
 	// How a token is obtained: `client_credentials`, `password`,
 	// `refresh_token`, or `custom` for a login that is not OAuth, which sends

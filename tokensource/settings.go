@@ -78,10 +78,10 @@ func (s *Source) resolve(refresh bool, current descendant) (*settings, error) {
 	e.query(set.url)
 	e.secrets = append(e.secrets, current.access)
 	host := hostOf(set.url) // is told in errors, also where a placeholder stands for it
+	set.digest = digest(r.resolved)
 	set.secrets = append(e.secrets, slices.DeleteFunc(r.resolved, func(value string) bool {
 		return strings.Contains(host, value)
 	})...)
-	set.digest = digest(r.lasting)
 	return set, nil
 }
 

@@ -31,13 +31,20 @@ func Placeholders(text string) []string {
 	return names
 }
 
+// HasOpenPlaceholder says whether a brace in text begins like a placeholder and
+// does not end like one, as in {file./run/x.
+func HasOpenPlaceholder(text string) bool {
+	return openPlaceholder.MatchString(placeholder.ReplaceAllString(text, ""))
+}
+
+var openPlaceholder = regexp.MustCompile(`(^|[^\\]){[a-z]+\.`)
+
 // resolver expands the templates of one token request and remembers what it
 // put in: all of it is treated as secret.
 type resolver struct {
 	lookup       Lookup
 	refreshToken string
 	resolved     []string
-	lasting      []string // like resolved, less what differs at each look
 }
 
 // text expands the placeholders of a template. The option is named in the
@@ -80,9 +87,6 @@ func (r *resolver) value(name string) (string, bool) {
 	value, known := r.lookup(name)
 	if known {
 		r.resolved = append(r.resolved, value)
-		if !strings.HasPrefix(name, "time.") {
-			r.lasting = append(r.lasting, value)
-		}
 	}
 	return value, known
 }
