@@ -10,7 +10,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddytoken/inject-token/refresher"
-	"github.com/caddytoken/inject-token/tokensource"
 )
 
 // refreshers holds the refresher of every source of every configuration that
@@ -37,33 +36,15 @@ func keyOf(name string, s *Source) (poolKey, error) {
 	return poolKey{name, base64.RawURLEncoding.EncodeToString(sum[:])}, nil
 }
 
-// newest holds the newest token of each identity at a provider that came with a
-// refresh token, for as long as the process lives: where an option of a source
-// changes, its new refresher goes on with the refresh token of the old one. A
-// first one that is configured is spent by then.
-var newest sync.Map // of identity to *tokensource.Token
+// lineages holds the refresh tokens of each identity whose grant begins with
+// one, for as long as the process lives: where an option of such a source
+// changes, its new refresher goes on with the refresh token of the old one. The
+// one that is configured is spent by then.
+var lineages sync.Map // of identity to *refresher.Lineage
 
-// identity is what a refresh token is issued for.
-type identity [sha256.Size]byte
-
-func identityOf(name string, s *Source) identity {
-	text, _ := json.Marshal([]any{name, s.Grant, s.TokenURL, s.ClientID, s.Username, s.Scopes}) // texts always can be
-	return sha256.Sum256(text)
-}
-
-func (id identity) load() *tokensource.Token {
-	token, _ := newest.Load(id)
-	t, _ := token.(*tokensource.Token)
-	return t
-}
-
-func (id identity) keep(token *tokensource.Token) {
-	if token.RefreshToken != "" {
-		newest.Store(id, token)
-	} else {
-		newest.Delete(id)
-	}
-}
+// identity is whose refresh token it is. Other options, such as a scope, do not
+// make it another's.
+type identity struct{ name, tokenURL, clientID string }
 
 // pooled is a refresher in the pool.
 type pooled struct{ *refresher.Refresher }
@@ -82,14 +63,13 @@ func (p pooled) Destruct() error {
 // acquire returns the refresher of a source, made if it is new. Each call is
 // to be followed by one of release.
 func acquire(key poolKey, s *Source) (*refresher.Refresher, error) {
+	options := refresher.Options{RefreshAt: s.RefreshAt / 100, Timeout: time.Duration(s.Timeout)}
+	if s.RefreshToken != "" {
+		lineage, _ := lineages.LoadOrStore(identity{key.name, s.TokenURL, s.ClientID}, refresher.NewLineage())
+		options.Lineage = lineage.(*refresher.Lineage)
+	}
 	value, _, err := refreshers.LoadOrNew(key, func() (caddy.Destructor, error) {
-		id := identityOf(key.name, s)
-		return pooled{refresher.New(refresher.Options{
-			RefreshAt: s.RefreshAt / 100,
-			Timeout:   time.Duration(s.Timeout),
-			Newest:    id.load,
-			Keep:      id.keep,
-		})}, nil
+		return pooled{refresher.New(options)}, nil
 	})
 	if err != nil {
 		return nil, err

@@ -502,7 +502,7 @@ func TestAChangedOptionDoesNotLoseTheRotatedRefreshToken(t *testing.T) {
 			timeout 9s
 		}`, p.TokenURL(), provider.ClientID), "inject_token crm "+p.API)
 	c := harness.Start(t, text, withSecret(provider.ClientSecret), harness.File("refresh", p.IssueRefreshToken()))
-	for i, timeout := range []string{"9s", "10s", "11s", "9s"} {
+	for i, timeout := range []string{"9s", "10s\nscope read", "11s\nparam tenant north", "9s"} {
 		if i > 0 {
 			if err := c.Reload(strings.Replace(text, "timeout 9s", "timeout "+timeout, 1)); err != nil {
 				t.Fatal(err)
@@ -515,6 +515,29 @@ func TestAChangedOptionDoesNotLoseTheRotatedRefreshToken(t *testing.T) {
 	}
 	if n := p.Reused(); n != 0 {
 		t.Errorf("a refresh token was spent twice, %d times", n)
+	}
+}
+
+func TestAnotherTenantDoesNotGoOnWithTheRefreshTokenOfTheFirst(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	p.Set(func(k *provider.Knobs) { k.Rotate = true })
+	text, url := caddyfile(t, crmSource(p, "param tenant north"), "inject_token crm "+p.API)
+	c := harness.Start(t, text, withSecret(provider.ClientSecret))
+	for i, tenant := range []string{"north", "south"} {
+		if i > 0 {
+			if err := c.Reload(strings.Replace(text, "tenant north", "tenant "+tenant, 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if resp, body := harness.Get(t, url); resp.StatusCode != http.StatusOK {
+			t.Fatalf("of tenant %s: answered %d %q", tenant, resp.StatusCode, body)
+		}
+	}
+	for i, r := range p.Requests() {
+		if grant := r.Form.Get("grant_type"); grant != "client_credentials" {
+			t.Errorf("token request %d of tenant %s was a %s", i+1, r.Form.Get("tenant"), grant)
+		}
 	}
 }
 

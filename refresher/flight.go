@@ -37,22 +37,19 @@ func (r *Refresher) launch() {
 		return
 	}
 	r.flight.launched = true
-	go r.run(r.flight, e, r.previous)
+	go r.run(r.flight, e)
 }
 
 // run is the flight's goroutine.
-func (r *Refresher) run(f *flight, e *Environment, previous *tokensource.Token) {
+func (r *Refresher) run(f *flight, e *Environment) {
 	ctx, cancel := context.WithTimeout(r.base, r.options.Timeout)
 	defer cancel()
-	first := previous == nil
-	if newest := r.options.Newest(); newest != nil {
-		previous = newest
-	}
 	started := r.now()
-	token, err := r.renew(ctx, e, previous)
+	token, err := r.renew(ctx, e)
 
 	r.mu.Lock()
 	r.flight = nil
+	first := r.obtained == nil
 	if err == nil {
 		f.token = token
 		r.landed(token, r.now().Sub(started))
@@ -68,19 +65,27 @@ func (r *Refresher) run(f *flight, e *Environment, previous *tokensource.Token) 
 // renew obtains one token. It is the seam for persistence: whatever is to
 // happen around a token request, such as adopting what another node obtained
 // or storing a rotated refresh token before it is used, happens here.
-func (r *Refresher) renew(ctx context.Context, e *Environment, previous *tokensource.Token) (token *tokensource.Token, err error) {
+func (r *Refresher) renew(ctx context.Context, e *Environment) (token *tokensource.Token, err error) {
+	lineage := r.options.Lineage.newest
+	var newest *tokensource.Token
+	select {
+	case newest = <-lineage:
+		defer func() { lineage <- newest }()
+	case <-ctx.Done():
+		return nil, &tokensource.Error{Reason: "a token request of another configuration of this source has not ended"}
+	}
 	defer func() {
 		if recover() != nil { // its value may hold a secret
 			e.Log.Error("panic in a token request", zap.ByteString("stack", debug.Stack()))
 			token, err = nil, &tokensource.Error{Reason: "panic in a token request; the log has its stack"}
 		}
 	}()
-	token, err = e.Source.Obtain(ctx, previous)
+	token, err = e.Source.Obtain(ctx, newest)
 	if token == nil && err == nil {
 		err = cause(nil)
 	}
 	if err == nil {
-		r.options.Keep(token) // before it is used
+		newest = token
 	}
 	return token, err
 }
@@ -88,7 +93,7 @@ func (r *Refresher) renew(ctx context.Context, e *Environment, previous *tokenso
 // landed makes a token the current one. The caller holds mu.
 func (r *Refresher) landed(token *tokensource.Token, took time.Duration) {
 	r.current.Store(token)
-	r.previous = token
+	r.obtained = token
 	r.suspect = false
 	r.failures, r.failure = 0, nil
 	if token.Lifetime > 0 {
@@ -109,8 +114,8 @@ func (r *Refresher) failed(err *tokensource.Error) {
 		return
 	}
 	var lifetime time.Duration
-	if r.previous != nil {
-		lifetime = r.previous.Lifetime
+	if r.obtained != nil {
+		lifetime = r.obtained.Lifetime
 	}
 	r.retryAt = r.now().Add(retryAfter(r.failures, err.RetryAfter, lifetime, random()))
 	r.schedule(r.retryAt)

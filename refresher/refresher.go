@@ -6,8 +6,9 @@
 // valid token to its last second meanwhile.
 //
 // refresher.go is what callers see, flight.go the one token request that may
-// be under way, schedule.go the arithmetic of time, and refusal.go what
-// happens when an upstream does not take a token.
+// be under way, lineage.go what keeps refresh tokens in order, schedule.go the
+// arithmetic of time, and refusal.go what happens when an upstream does not
+// take a token.
 package refresher
 
 import (
@@ -46,12 +47,10 @@ type Options struct {
 	// Timeout bounds one token request; 0: DefaultTimeout.
 	Timeout time.Duration
 
-	// Newest returns the newest token that another refresher of the same
-	// identity at the provider has obtained, or nil, and Keep notes one for
-	// that purpose. A rotated refresh token is not lost with the refresher
-	// that obtained it. Nil: there is no other.
-	Newest func() *tokensource.Token
-	Keep   func(*tokensource.Token)
+	// Lineage is shared with other refreshers of the same grant, so that a
+	// rotated refresh token is neither spent twice nor lost with the refresher
+	// that obtained it; nil: it has one of its own.
+	Lineage *Lineage
 }
 
 // Defaults of Options.
@@ -82,7 +81,7 @@ type Refresher struct {
 
 	mu           sync.Mutex // guards everything below
 	environments []*Environment
-	previous     *tokensource.Token // the newest ever, also where it is not current
+	obtained     *tokensource.Token // the newest, also where it is not current
 	flight       *flight            // nil: none under way
 	timer        *time.Timer
 	due          time.Time // when the timer's work is; zero: nothing to do
@@ -105,11 +104,8 @@ func New(options Options) *Refresher {
 	if options.Timeout == 0 {
 		options.Timeout = DefaultTimeout
 	}
-	if options.Newest == nil {
-		options.Newest = func() *tokensource.Token { return nil }
-	}
-	if options.Keep == nil {
-		options.Keep = func(*tokensource.Token) {}
+	if options.Lineage == nil {
+		options.Lineage = NewLineage()
 	}
 	base, end := context.WithCancel(context.Background())
 	return &Refresher{options: options, base: base, end: end, now: time.Now}
