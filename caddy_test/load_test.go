@@ -27,8 +27,18 @@ type renewal struct {
 // long answers take, which on a busy machine says little. It holds back each
 // renewal, which takes 300 ms anyway, until all requests are answered that
 // came until then. A control without a token says when the machine itself
-// stood still; nothing is concluded from such a moment.
+// stood still; nothing is concluded from such a moment, and where there was
+// little else, all is done once more.
 func TestNobodyWaitsForTheProviderWhileTokensLiveTwoSeconds(t *testing.T) {
+	for round := 1; !twoSecondTokens(t); round++ {
+		if round == 3 {
+			t.Fatal("the machine stood still so often that nothing was proved")
+		}
+	}
+}
+
+// twoSecondTokens returns false where it proved too little.
+func twoSecondTokens(t *testing.T) bool {
 	const (
 		lifetime = 2 * time.Second
 		takes    = 300 * time.Millisecond
@@ -82,20 +92,27 @@ func TestNobodyWaitsForTheProviderWhileTokensLiveTwoSeconds(t *testing.T) {
 	l.end()
 	control.end()
 
-	assertAll(t, "with a token", l.all(), http.StatusOK, 2500)
+	// What was under way while the machine stood still may have come to the API
+	// with a token that had ended meanwhile.
+	stood := func(from, to time.Time) bool { return slowest(control.all(), from.Add(-lifetime), to) >= stall }
 	assertAll(t, "control", control.all(), http.StatusOK, 250)
+	assertAll(t, "with a token", slices.DeleteFunc(l.all(), func(a *loadRequest) bool { return stood(a.began, a.ended) }), http.StatusOK, 0)
+	if n := len(l.all()); n < 2500 {
+		t.Errorf("only %d requests", n)
+	}
 	if tokenRequests > 12 || tokenRequests < 6 {
 		t.Errorf("%d token requests, want at most 12 and some", tokenRequests)
 	}
-	if n := p.ExpiredSeen(); n != 0 {
-		t.Errorf("%d requests came to the API with an expired token", n)
+	for _, at := range p.ExpiredSeen() {
+		if !stood(at, at) {
+			t.Errorf("a request came to the API with an expired token at %s", at.Format("15:04:05.000"))
+		}
 	}
 	judged := 0
 	for range len(renewals) {
 		r := <-renewals
-		worst := slowest(control.all(), r.began.Add(-lifetime), r.ended)
-		if worst >= stall {
-			t.Logf("the machine stood still for %v; then %d requests waited for the provider", worst, r.waited)
+		if stood(r.began, r.ended) {
+			t.Logf("the machine stood still; then %d requests waited for the provider", r.waited)
 			continue
 		}
 		judged++
@@ -103,11 +120,9 @@ func TestNobodyWaitsForTheProviderWhileTokensLiveTwoSeconds(t *testing.T) {
 			t.Errorf("%d requests waited for the provider, although there was a valid token", r.waited)
 		}
 	}
-	if judged < 3 {
-		t.Errorf("only %d renewals on a machine that did not stand still, which proves too little", judged)
-	}
 	t.Logf("%d token requests; %d renewals were looked at", tokenRequests, judged)
 	p.AssertStrict()
+	return t.Failed() || judged >= 3
 }
 
 // passed is a moment that has passed.

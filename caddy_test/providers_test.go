@@ -145,7 +145,7 @@ func TestTheFourProvidersServeCallersWhoKnowNoCredentials(t *testing.T) {
 					t.Errorf("renewal %d was by the grant %q, not %q", i+1, grant, want)
 				}
 			}
-			if n := p.ExpiredSeen(); n != 0 {
+			if n := len(p.ExpiredSeen()); n != 0 {
 				t.Errorf("%d requests came to the API with an expired token", n)
 			}
 			p.AssertStrict()

@@ -135,7 +135,6 @@ func settled(t *testing.T, c *harness.Caddy) int {
 	t.Helper()
 	least, since := c.Goroutines(), time.Now()
 	c.Eventually(time.Minute, "the number of goroutines does not fall any more", func() bool {
-		http.DefaultClient.CloseIdleConnections() // the harness's own, to the admin API
 		time.Sleep(100 * time.Millisecond)
 		if n := c.Goroutines(); n < least {
 			least, since = n, time.Now()

@@ -234,10 +234,14 @@ func (c *Caddy) Write(name, text string) {
 	}
 }
 
+// admin does not keep connections: each reload replaces the admin server, and
+// the old one closes those that are idle.
+var admin = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
 // Reload loads a Caddyfile through the admin API, as `caddy reload` does. The
 // error holds the admin API's answer.
 func (c *Caddy) Reload(caddyfile string) error {
-	resp, err := http.Post("http://"+c.Admin+"/load", "text/caddyfile", strings.NewReader(c.Expand(caddyfile)))
+	resp, err := admin.Post("http://"+c.Admin+"/load", "text/caddyfile", strings.NewReader(c.Expand(caddyfile)))
 	if err != nil {
 		return err
 	}
@@ -255,7 +259,7 @@ func (c *Caddy) Reload(caddyfile string) error {
 // AdminGet returns what the admin API answers to a GET.
 func (c *Caddy) AdminGet(path string) string {
 	c.tb.Helper()
-	resp, err := http.Get("http://" + c.Admin + path)
+	resp, err := admin.Get("http://" + c.Admin + path)
 	if err != nil {
 		c.tb.Fatal(err)
 	}

@@ -106,7 +106,7 @@ type Provider struct {
 	requests    []*TokenRequest
 	apiRequests []*APIRequest
 	violations  []string
-	expired     int
+	expired     []time.Time
 }
 
 // New starts a provider until the test ends. Its tokens live an hour.
@@ -235,12 +235,12 @@ func (p *Provider) LastAPIRequest() *APIRequest {
 	return all[len(all)-1]
 }
 
-// ExpiredSeen returns how many requests came to the API with a token that had
+// ExpiredSeen returns when requests came to the API with a token that had
 // expired.
-func (p *Provider) ExpiredSeen() int {
+func (p *Provider) ExpiredSeen() []time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.expired
+	return slices.Clone(p.expired)
 }
 
 // Reused returns how often a refresh token was sent that had been spent.
@@ -483,7 +483,7 @@ func (p *Provider) serveAPI(w http.ResponseWriter, r *http.Request) {
 	record := p.access[token]
 	valid := record != nil && !record.revoked
 	if valid && !record.expires.IsZero() && time.Now().After(record.expires) {
-		p.expired++
+		p.expired = append(p.expired, time.Now())
 		valid = false
 	}
 	handler := p.handler
