@@ -31,14 +31,14 @@ var recipes = []recipe{
 	{
 		name: "affinitylive", heading: "### AffinityLive", dialect: provider.AffinityLive, hosts: "https://hq.affinitylive.example",
 		renewedBy: "refresh_token",
-		lifetime:  3 * time.Second, rotate: true,
+		lifetime:  6 * time.Second, rotate: true,
 		replace: []string{"34ad67fa2f@hq.affinitylive.example", provider.ClientID},
 		wrong:   "affinitylive", code: "invalid_client",
 	},
 	{
 		name: "affinitylive by query", heading: "### AffinityLive", dialect: provider.AffinityLive, hosts: "https://hq.affinitylive.example",
 		renewedBy: "refresh_token",
-		lifetime:  3 * time.Second, rotate: true,
+		lifetime:  6 * time.Second, rotate: true,
 		replace: []string{
 			"34ad67fa2f@hq.affinitylive.example", provider.ClientID,
 			"grant refresh_token", "grant refresh_token\n\t\t\tclient_auth client_secret_query",
@@ -49,14 +49,14 @@ var recipes = []recipe{
 	{
 		name: "organization", heading: "### Organization API", dialect: provider.Organization, hosts: "https://organization.example",
 		renewedBy: "refresh_token",
-		lifetime:  3 * time.Second, rotate: true,
+		lifetime:  6 * time.Second, rotate: true,
 		replace: []string{"clientId", provider.ClientID},
 		wrong:   "organization", code: "invalid_client",
 	},
 	{
 		name: "organization by query", heading: "### Organization API", dialect: provider.Organization, hosts: "https://organization.example",
 		renewedBy: "refresh_token",
-		lifetime:  3 * time.Second, rotate: true,
+		lifetime:  6 * time.Second, rotate: true,
 		replace: []string{
 			"clientId", provider.ClientID,
 			"grant client_credentials", "grant client_credentials\n\t\t\tclient_auth client_secret_post\n\t\t\ttoken_request POST query",
@@ -66,7 +66,7 @@ var recipes = []recipe{
 	{
 		name: "configapi", heading: "### ConfigAPI", dialect: provider.ConfigAPI, hosts: "https://config.example",
 		renewedBy: "client_credentials",
-		lifetime:  3 * time.Second,
+		lifetime:  6 * time.Second,
 		replace:   []string{"login-id", provider.ClientID},
 		wrong:     "configapi", code: "invalid_client",
 	},
@@ -131,7 +131,7 @@ func TestTheFourProvidersServeCallersWhoKnowNoCredentials(t *testing.T) {
 				t.Fatalf("the first request was answered %d", got)
 			}
 
-			// Renewal: tokens live three seconds, and nobody sees them go.
+			// Renewal: tokens live six seconds, and nobody sees them go.
 			first := p.Count()
 			c.Eventually(30*time.Second, "the token has been renewed twice", func() bool {
 				if got := status(); got != http.StatusOK {
