@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -125,24 +124,14 @@ func (a *App) Start() error {
 // Stop does nothing: the requests that are being drained still need tokens.
 func (a *App) Stop() error { return nil }
 
-// Cleanup gives back exactly what Provision and Start have taken. At the end of
-// the process each release waits for its token request, so they do it side by
-// side.
+// Cleanup gives back exactly what Provision and Start have taken.
 func (a *App) Cleanup() error {
-	var wg sync.WaitGroup
-	for _, running := range a.running {
-		wg.Go(func() {
-			if running.detach != nil {
-				running.detach()
-			}
-			if err := release(running.key); err != nil {
-				a.log.Error("a token source was not released", zap.Error(err))
-			}
-		})
-	}
-	wg.Wait()
 	var errs []error
 	for _, running := range a.running {
+		if running.detach != nil {
+			running.detach()
+		}
+		errs = append(errs, release(running.key))
 		if running.transport != a.shared {
 			errs = append(errs, running.transport.Cleanup())
 		}

@@ -284,10 +284,16 @@ func (r *TokenRequest) check(option string, token *TokenRequest) (string, *mista
 	if r.Method == "GET" && r.Encoding != "" && r.Encoding != "query" {
 		return "", wrong(option, "a GET has no body, so it goes with query, not with %s", r.Encoding)
 	}
+	seen := map[string]bool{}
 	for _, h := range r.Headers {
 		if m := checkRequestHeader(option, h); m != nil {
 			return "", m
 		}
+		name := textproto.CanonicalMIMEHeaderKey(h.Name)
+		if seen[name] {
+			return "", wrong(option+" header "+h.Name, "this stands here twice")
+		}
+		seen[name] = true
 	}
 	inherited := r.request().Inherit(token.request())
 	return inherited.Encoding, checkParams(option+" param", r.Params, inherited.Encoding)

@@ -27,6 +27,7 @@ import (
 func init() {
 	caddy.RegisterModule(App{})
 	caddy.RegisterModule(Transport{})
+	caddy.OnExit(awaitTokenRequests)
 	httpcaddyfile.RegisterGlobalOption("token_sources", parseTokenSources)
 	httpcaddyfile.RegisterHandlerDirective("inject_token", parseInjectToken)
 	httpcaddyfile.RegisterDirectiveOrder("inject_token", httpcaddyfile.Before, "reverse_proxy")

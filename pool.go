@@ -1,6 +1,8 @@
 package injecttoken
 
 import (
+	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -10,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddytoken/inject-token/refresher"
+	"github.com/caddytoken/inject-token/tokensource"
 )
 
 // refreshers holds the refresher of every source of every configuration that
@@ -19,10 +22,6 @@ import (
 // An app takes a reference in Provision and gives it back in Cleanup, not in
 // Stop: requests that are being drained still need tokens.
 var refreshers = caddy.NewUsagePool()
-
-// endGrace is how long the end of a process waits for a token request under
-// way. The stock systemd unit of Caddy kills after 5 seconds.
-const endGrace = 4 * time.Second
 
 // poolKey is what makes two sources the same.
 type poolKey struct{ name, fingerprint string }
@@ -47,29 +46,49 @@ var lineages sync.Map // of identity to *refresher.Lineage
 type identity struct{ name, tokenURL, clientID string }
 
 // pooled is a refresher in the pool.
-type pooled struct{ *refresher.Refresher }
+type pooled struct {
+	*refresher.Refresher
+	patience time.Duration // with a token request under way
+}
 
-// Destruct ends the refresher when no configuration has the source any more. A
-// reload does not wait for it; the end of the process must.
+// Destruct ends the refresher when no configuration has the source any more.
+// Its token request may still get its answer, with a rotated refresh token.
 func (p pooled) Destruct() error {
-	if caddy.Exiting() {
-		p.Close(endGrace)
-	} else {
-		go p.Close(endGrace)
-	}
+	closing.Go(func() { p.Close(p.patience) })
 	return nil
+}
+
+// closing are the refreshers that wait for the end of their token request.
+var closing sync.WaitGroup
+
+// endGrace is how long the end of the process waits for all of them. The stock
+// systemd unit of Caddy kills after 5 seconds.
+const endGrace = 4 * time.Second
+
+func awaitTokenRequests(context.Context) {
+	closed := make(chan struct{})
+	go func() {
+		closing.Wait()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(endGrace):
+	}
 }
 
 // acquire returns the refresher of a source, made if it is new. Each call is
 // to be followed by one of release.
 func acquire(key poolKey, s *Source) (*refresher.Refresher, error) {
-	options := refresher.Options{RefreshAt: s.RefreshAt / 100, Timeout: time.Duration(s.Timeout)}
+	// A refresh that is refused, and then the grant itself.
+	timeout := 2 * cmp.Or(time.Duration(s.Timeout), tokensource.DefaultTimeout)
+	options := refresher.Options{RefreshAt: s.RefreshAt / 100, Timeout: timeout}
 	if s.RefreshToken != "" {
 		lineage, _ := lineages.LoadOrStore(identity{key.name, s.TokenURL, s.ClientID}, refresher.NewLineage())
 		options.Lineage = lineage.(*refresher.Lineage)
 	}
 	value, _, err := refreshers.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return pooled{refresher.New(options)}, nil
+		return pooled{refresher.New(options), timeout}, nil
 	})
 	if err != nil {
 		return nil, err

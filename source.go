@@ -91,6 +91,7 @@ type Source struct {
 // Param is a parameter of a token request. Of a standard name it replaces the
 // standard value.
 type Param struct {
+	// Its name. Required.
 	Name string `json:"name"`
 
 	// Its value, where that is a text.
@@ -124,29 +125,42 @@ type TokenRequest struct {
 
 // RequestHeader is a header field of a token request.
 type RequestHeader struct {
-	Name  string `json:"name"`
+	// Its name. Required.
+	Name string `json:"name"`
+
+	// Its value. It is treated as a secret.
 	Value string `json:"value"`
 }
 
 // TokenResponse says where the fields of an answer are, as dotted paths into
 // its JSON.
 type TokenResponse struct {
-	AccessToken  string `json:"access_token,omitempty"`
+	// The path of the access token, or `.` where the answer is nothing but the
+	// token.
+	AccessToken string `json:"access_token,omitempty"`
+
+	// The path of the refresh token.
 	RefreshToken string `json:"refresh_token,omitempty"`
-	ExpiresIn    string `json:"expires_in,omitempty"`
+
+	// The path of the lifetime.
+	ExpiresIn string `json:"expires_in,omitempty"`
 
 	// The unit of expires_in: `s` (the default), `ms`, `m` or `h`.
 	ExpiresInUnit string `json:"expires_in_unit,omitempty"`
 
+	// The path of the time at which the token ends.
 	ExpiresAt string `json:"expires_at,omitempty"`
 
 	// The format of expires_at: `unix`, `unix_ms` or `rfc3339`. Default:
 	// whatever it looks like.
 	ExpiresAtFormat string `json:"expires_at_format,omitempty"`
 
-	// An answer with this field, and another value than those of error_ok, is
-	// an error also where its status is 200.
-	Error   string   `json:"error,omitempty"`
+	// The path of a field that says whether it is an error: an answer with this
+	// field, and another value than those of error_ok, is one also where its
+	// status is 200.
+	Error string `json:"error,omitempty"`
+
+	// The values of that field that mean no error.
 	ErrorOK []string `json:"error_ok,omitempty"`
 }
 
@@ -177,6 +191,7 @@ func (s *Source) obtainer(transport http.RoundTripper) (*tokensource.Source, err
 		ScopeSeparator:  s.ScopeSeparator,
 		Params:          params(s.Params),
 		DefaultLifetime: time.Duration(s.DefaultLifetime),
+		Timeout:         time.Duration(s.Timeout),
 		InsecureHTTP:    s.InsecureHTTP,
 		Transport:       transport,
 		Lookup:          lookup,

@@ -145,7 +145,7 @@ func TestAHangingProviderHoldsEachCallerOnlyUntilItsOwnDeadline(t *testing.T) {
 }
 
 func TestTimeoutBoundsATokenRequest(t *testing.T) {
-	for _, c := range []struct{ option, want time.Duration }{{0, 10 * time.Second}, {2 * time.Second, 2 * time.Second}} {
+	for _, c := range []struct{ option, want time.Duration }{{0, DefaultTimeout}, {2 * time.Second, 2 * time.Second}} {
 		inWorld(t, Options{Timeout: c.option}, func(w *world) {
 			w.provider.takes = time.Hour
 			w.attach()

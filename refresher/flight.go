@@ -84,8 +84,11 @@ func (r *Refresher) renew(ctx context.Context, e *Environment) (token *tokensour
 	if token == nil && err == nil {
 		err = cause(nil)
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		newest = token
+	case newest != nil && cause(err).RefreshTokenRefused:
+		newest = newest.WithoutRefreshToken()
 	}
 	return token, err
 }
@@ -96,9 +99,14 @@ func (r *Refresher) landed(token *tokensource.Token, took time.Duration) {
 	r.obtained = token
 	r.suspect = false
 	r.failures, r.failure = 0, nil
-	if token.Lifetime > 0 {
-		r.schedule(token.Issued.Add(renewAfter(token.Lifetime, r.options.RefreshAt, took, random())))
+	if token.Lifetime == 0 {
+		return
 	}
+	due := token.Issued.Add(renewAfter(token.Lifetime, r.options.RefreshAt, took, random()))
+	if untilEither(due, r.now()) <= 0 { // the provider issues the same token until it ends
+		due = r.now().Add(max(untilEither(token.Issued.Add(token.Lifetime), r.now()), soonestRenewal))
+	}
+	r.schedule(due)
 }
 
 // failed keeps the current token, unless the upstream refused it and no other
@@ -106,10 +114,13 @@ func (r *Refresher) landed(token *tokensource.Token, took time.Duration) {
 func (r *Refresher) failed(err *tokensource.Error) {
 	r.failure = err
 	r.failures++
+	r.looked = r.now()
 	if err.Permanent {
-		r.looked = r.now()
-		if r.suspect {
+		if r.suspect && isDead(err) {
 			r.current.Store(nil)
+		}
+		if r.Current() != nil {
+			r.schedule(r.looked.Add(lookEvery))
 		}
 		return
 	}
@@ -120,6 +131,10 @@ func (r *Refresher) failed(err *tokensource.Error) {
 	r.retryAt = r.now().Add(retryAfter(r.failures, err.RetryAfter, lifetime, random()))
 	r.schedule(r.retryAt)
 }
+
+// isDead says that the provider itself will not issue another token. Where only
+// a secret could not be read, it has not said anything.
+func isDead(err *tokensource.Error) bool { return err.Permanent && err.StatusCode != 0 }
 
 // schedule sets the timer. The caller holds mu.
 func (r *Refresher) schedule(due time.Time) {
@@ -148,20 +163,29 @@ func (r *Refresher) tick() {
 	case r.ended || r.flight != nil || r.due.IsZero():
 	case untilEither(r.due, r.now()) > 0:
 		r.schedule(r.due)
+	case r.failure != nil && r.failure.Permanent:
+		// While there is a token, nobody who waits for one has it looked at.
+		if r.Current() != nil {
+			r.lookForChange()
+			r.schedule(r.now().Add(lookEvery))
+		}
 	default:
 		r.fly()
 	}
 }
 
-// lookForChange begins a look for changed secrets, where the source waits for
-// nothing else and the last look is long ago; those who ask meanwhile wait for
-// it, since it asks no provider. It returns nil where there is nothing to wait
-// for. The caller holds mu.
+// lookForChange begins a look for changed secrets, where nothing else will be
+// tried for long and the last look is long ago; those who ask meanwhile wait
+// for it, since it asks no provider. It returns nil where there is nothing to
+// wait for. The caller holds mu.
 func (r *Refresher) lookForChange() chan struct{} {
 	if r.look != nil {
 		return r.look
 	}
-	if r.flight != nil || r.failure == nil || !r.failure.Permanent || r.failure.Changed == nil {
+	if r.flight != nil || r.failure == nil || r.failure.Changed == nil {
+		return nil
+	}
+	if !r.failure.Permanent && untilEither(r.retryAt, r.now()) <= lookEvery {
 		return nil
 	}
 	if r.now().Sub(r.looked) < lookEvery {

@@ -44,7 +44,8 @@ type Options struct {
 	// 0: DefaultRefreshAt.
 	RefreshAt float64
 
-	// Timeout bounds one token request; 0: DefaultTimeout.
+	// Timeout bounds one call of the Source's Obtain, which may be two token
+	// requests; 0: DefaultTimeout.
 	Timeout time.Duration
 
 	// Lineage is shared with other refreshers of the same grant, so that a
@@ -56,7 +57,7 @@ type Options struct {
 // Defaults of Options.
 const (
 	DefaultRefreshAt = 0.8
-	DefaultTimeout   = 10 * time.Second
+	DefaultTimeout   = 20 * time.Second
 )
 
 // lookEvery is how often a source whose credentials were rejected is looked at

@@ -12,9 +12,9 @@ const (
 	firstRefusalPause = 5 * time.Second
 	lastRefusalPause  = 10 * time.Minute
 
-	// quietTime is the least time without a refusal after which the last
-	// token request counts as a cure: some callers ask seldom.
-	quietTime = time.Minute
+	// curedFor is the least age at which a token that is refused counts as one
+	// that was not refused from the beginning.
+	curedFor = 30 * time.Second
 )
 
 // refusals decides whether an upstream's refusal may cause a token request.
@@ -24,19 +24,16 @@ const (
 type refusals struct {
 	pause time.Duration // after the next one
 	until time.Time     // none before
-	last  time.Time     // when one was seen
 }
 
-// allow says whether this refusal may cause a token request, and reckons with
-// one if so. A quiet time of a minute, and of twice the last pause, ends the
-// matter.
-func (f *refusals) allow(now time.Time) bool {
-	quiet := now.Sub(f.last)
-	f.last = now
+// allow says whether the refusal of a token of this age may cause a token
+// request, and reckons with one if so. A token that was good for half a minute,
+// and for twice the last pause, was a cure for the refusals before it.
+func (f *refusals) allow(now time.Time, age time.Duration) bool {
 	if now.Before(f.until) {
 		return false
 	}
-	if quiet > max(2*f.pause, quietTime) {
+	if age > max(2*f.pause, curedFor) {
 		f.pause = 0
 	}
 	f.pause = min(max(firstRefusalPause, 2*f.pause), lastRefusalPause)
@@ -64,12 +61,12 @@ func (r *Refresher) Report(token *tokensource.Token) {
 	}
 	if backoff := r.backingOff(); backoff != nil {
 		r.suspect = true // for when the next token request ends
-		if backoff.Permanent {
+		if isDead(r.failure) && r.lookForChange() == nil {
 			r.current.Store(nil)
 		}
 		return
 	}
-	if r.refusals.allow(r.now()) {
+	if r.refusals.allow(r.now(), r.now().Sub(token.Issued)) {
 		r.suspect = true
 		r.fly()
 	}

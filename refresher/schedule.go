@@ -43,7 +43,7 @@ func untilEither(due, now time.Time) time.Duration {
 // token is there by then.
 func renewAfter(lifetime time.Duration, share float64, took time.Duration, random float64) time.Duration {
 	at := time.Duration(float64(lifetime) * share * (1 - random/10))
-	return max(at-min(took, lifetime/5), lifetime/10, soonestRenewal)
+	return max(at-min(took, lifetime/5), at/2, soonestRenewal)
 }
 
 // retryAfter returns the pause after that many failures in a row. What the

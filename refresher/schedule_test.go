@@ -23,7 +23,8 @@ func TestATokenIsRenewedAtAShareOfItsLifetime(t *testing.T) {
 		{"the provider takes no more than a fifth off", 10 * time.Second, time.Hour, 0.8, 5200 * time.Millisecond, 6 * time.Second},
 		{"half", time.Hour, 0, 0.5, 27 * time.Minute, 30 * time.Minute},
 		{"99 percent", 100 * time.Second, 0, 0.99, 89 * time.Second, 99 * time.Second},
-		{"never before a tenth", 100 * time.Second, 30 * time.Second, 0.01, 10 * time.Second, 10 * time.Second},
+		{"one percent", 1000 * time.Second, 0, 0.01, 9 * time.Second, 10 * time.Second},
+		{"never before half of it", 100 * time.Second, 30 * time.Second, 0.2, 9 * time.Second, 10 * time.Second},
 		{"never sooner than half a second", time.Millisecond, time.Second, 0.8, 500 * time.Millisecond, 500 * time.Millisecond},
 		{"ten years", 10 * 365 * 24 * time.Hour, time.Second, 0.8, 10 * 262 * 24 * time.Hour, 10 * 292 * 24 * time.Hour},
 	} {
@@ -163,13 +164,25 @@ func TestRefusalsOfATokenPauseTokenRequests(t *testing.T) {
 			[]time.Duration{0, 5 * time.Second, 15 * time.Second, 3 * time.Hour, 3*time.Hour + 4*time.Second, 3*time.Hour + 5*time.Second},
 			[]time.Duration{0, 5 * time.Second, 15 * time.Second, 3 * time.Hour, 3*time.Hour + 5*time.Second},
 		},
+		{
+			"a token that was good for a while was a cure",
+			[]time.Duration{0, 50 * time.Second, 51 * time.Second, 100 * time.Second, 150 * time.Second, 200 * time.Second},
+			[]time.Duration{0, 50 * time.Second, 100 * time.Second, 150 * time.Second, 200 * time.Second},
+		},
+		{
+			"a refusal each 20 s is cured by none",
+			every(20*time.Second, 400*time.Second),
+			[]time.Duration{0, 20 * time.Second, 40 * time.Second, 60 * time.Second, 100 * time.Second, 180 * time.Second, 340 * time.Second},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var r refusals
 			var got []time.Duration
+			issued := -time.Hour
 			for _, at := range c.at {
-				if r.allow(start.Add(at)) {
+				if r.allow(start.Add(at), at-issued) {
 					got = append(got, at)
+					issued = at
 				}
 			}
 			if len(got) != len(c.want) {

@@ -114,7 +114,7 @@ func (f *Response) interpret(resp *http.Response, clock time.Time) (*answer, *Er
 		return nil, &Error{Reason: reason}
 	}
 	token, reason := f.accessToken(doc)
-	refresh := text(doc.value(f.RefreshToken, "refresh_token"))
+	refresh := refreshTokenOf(doc.value(f.RefreshToken, "refresh_token"))
 	if failure := f.refusal(doc, resp.StatusCode); failure != nil {
 		failure.issued = []string{token, refresh}
 		return nil, failure
@@ -184,10 +184,30 @@ func (f *Response) accessToken(doc *document) (token, reason string) {
 	switch {
 	case strings.TrimSpace(token) == "":
 		return "", "the answer's " + name + " is empty"
-	case strings.ContainsFunc(token, func(r rune) bool { return r < 0x20 || r == 0x7f }):
+	case strings.ContainsFunc(token, isControl):
 		return "", "the answer's " + name + " holds control characters"
 	}
 	return token, ""
+}
+
+func isControl(r rune) bool { return r < 0x20 || r == 0x7f }
+
+// refreshTokenOf returns "" for what is no refresh token, such as false, 0 or a
+// blank: the one that we have must not give way to it.
+func refreshTokenOf(value any) string {
+	token := text(value)
+	switch value := value.(type) {
+	case bool:
+		return ""
+	case json.Number:
+		if n, ok := number(value.String()); ok && n == 0 {
+			return ""
+		}
+	}
+	if strings.TrimSpace(token) == "" || strings.ContainsFunc(token, isControl) {
+		return ""
+	}
+	return token
 }
 
 // refusal returns the error that the answer reports, nil where it is a

@@ -36,6 +36,10 @@ type Error struct {
 	// a secret resolves to another value. It may read files. Nil means never.
 	Changed func() bool
 
+	// RefreshTokenRefused is true where the provider does not take the refresh
+	// token of the previous token any more. It need not be sent again.
+	RefreshTokenRefused bool
+
 	// answered is true for an answer that came whole and held no token, in
 	// whatever words.
 	answered bool

@@ -274,7 +274,7 @@ func TestTheGrantRefreshTokenNeverAsksTwice(t *testing.T) {
 		p := newProvider(t, r.reply)
 		f := newFile("seed")
 		s := newSource(t, seeded(p, f))
-		token, failure := ask(t, s, &Token{RefreshToken: "rotated", seed: seedOf("seed")})
+		token, failure := ask(t, s, &Token{RefreshToken: "rotated", descents: []descent{{seedOf("seed"), "rotated"}}})
 		mustFail(t, token, failure)
 		if got := p.refreshTokens(t); !slices.Equal(got, []string{"rotated"}) {
 			t.Errorf("%s: sent %q", r.name, got)

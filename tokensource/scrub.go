@@ -21,7 +21,7 @@ const (
 
 	// maxScrubbed bounds the work on one text. What is longer explains
 	// nothing, and is dropped: cut, it could end in half a secret.
-	maxScrubbed = 64 << 10
+	maxScrubbed = 8 << 10
 
 	// maxDescription is what an operator wants to see of a text, in bytes.
 	maxDescription = 300
@@ -46,6 +46,10 @@ const (
 	mostPieces = 32
 )
 
+// minStart is how long the beginning of a secret is at least, beside half of it,
+// that is taken for the secret, cut off.
+const minStart = 12
+
 // Scrub takes a secret out of a text, in whatever usual encoding it stands
 // there.
 func Scrub(text, secret string) string { return newScrubber(secret).scrub(text) }
@@ -56,8 +60,9 @@ func Scrub(text, secret string) string { return newScrubber(secret).scrub(text) 
 func newScrubber(secrets ...string) *scrubber {
 	s := &scrubber{}
 	for _, secret := range secrets {
-		if len(secret) >= minSecret {
-			s.secrets = append(s.secrets, lower([]byte(secret)))
+		s.add(secret)
+		if trimmed := strings.TrimSpace(secret); trimmed != secret { // a file may end in a line break
+			s.add(trimmed)
 		}
 		pieces := 0
 		for piece := range strings.FieldsFuncSeq(secret, cutsText) {
@@ -68,6 +73,12 @@ func newScrubber(secrets ...string) *scrubber {
 		}
 	}
 	return s
+}
+
+func (s *scrubber) add(secret string) {
+	if len(secret) >= minSecret {
+		s.secrets = append(s.secrets, lower([]byte(secret)))
+	}
 }
 
 func cutsText(r rune) bool {
@@ -142,14 +153,27 @@ func (s *scrubber) scrub(text string) string {
 func (s *scrubber) find(v view, layers int, found []span) []span {
 	data := lower(v.data)
 	for _, secret := range s.secrets {
-		// Occurrences may overlap, so the search goes on at the next byte.
+		start := secret[:min(len(secret), max(minStart, (len(secret)+1)/2))]
+		last := -1 // in found: what this secret was last seen as
+		// Occurrences may overlap, so the search goes on at the next byte. Those
+		// that do are one.
 		for i := 0; ; i++ {
-			at := bytes.Index(data[i:], secret)
+			at := bytes.Index(data[i:], start)
 			if at < 0 {
 				break
 			}
 			i += at
-			found = append(found, span{v.spans[i].from, v.spans[i+len(secret)-1].to})
+			end := i + len(start)
+			for end < len(data) && end-i < len(secret) && data[end] == secret[end-i] {
+				end++
+			}
+			next := span{v.spans[i].from, v.spans[end-1].to}
+			if last >= 0 && next.from <= found[last].to {
+				found[last].to = max(found[last].to, next.to)
+				continue
+			}
+			last = len(found)
+			found = append(found, next)
 		}
 	}
 	if layers == 0 {
@@ -338,31 +362,47 @@ func newDigits(alphabets ...string) (d digits) {
 
 // regroup returns the bytes that each run of digits in v encodes, a digit
 // being width bits, where the first skip digits of the run belong to something
-// else.
+// else. A run goes on behind a line break.
 func regroup(v view, d *digits, width, skip int) view {
 	var decoded view
 	for i := 0; i < len(v.data); i++ {
 		start := i
-		for i < len(v.data) && d[v.data[i]] != 0 {
+		for i < len(v.data) && (d[v.data[i]] != 0 || i > start && isLineBreak(v.data[i])) {
 			i++
 		}
 		if (i-start-skip)*width >= 8*minSecret {
-			decodeRun(&decoded, v, d, width, start+skip, i)
+			decodeRun(&decoded, v, d, width, start, skip, i)
 		}
 	}
 	return decoded
 }
 
+// isLineBreak is true for what stands between the lines of a long encoding
+// (RFC 2045, section 6.8).
+func isLineBreak(c byte) bool { return c == '\r' || c == '\n' }
+
 // decodeRun appends what v's digits from start to end encode, and a byte that
 // keeps it apart from the next run. Base64's padding belongs to the last byte.
-func decodeRun(decoded *view, v view, d *digits, width, start, end int) {
+func decodeRun(decoded *view, v view, d *digits, width, start, skip, end int) {
 	bits, have := uint(0), 0
+	before, empty := start, len(decoded.spans)
 	for i := start; i < end; i++ {
+		if isLineBreak(v.data[i]) {
+			continue
+		}
+		if skip > 0 {
+			skip--
+			continue
+		}
 		bits = bits<<width | uint(d[v.data[i]]-1)
 		if have += width; have >= 8 {
 			have -= 8
-			decoded.add(byte(bits>>have), span{v.spans[i-1].from, v.spans[i].to})
+			decoded.add(byte(bits>>have), span{v.spans[before].from, v.spans[i].to})
 		}
+		before = i
+	}
+	if len(decoded.spans) == empty {
+		return
 	}
 	last := &decoded.spans[len(decoded.spans)-1]
 	for ; width == 6 && end < len(v.data) && v.data[end] == '='; end++ {

@@ -261,6 +261,45 @@ func TestScrubbingTakesNoTimeWhateverTheText(t *testing.T) {
 	}
 }
 
+func TestASecretIsFoundWhereItIsWrappedOrCutOff(t *testing.T) {
+	const secret = "s3cr3t-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGH-xyzzy"
+	encoded := base64.StdEncoding.EncodeToString([]byte("legacy-script-with-a-long-name:" + secret))
+	for text, want := range map[string]string{
+		"bad header Basic " + encoded[:76] + "\r\n" + encoded[76:]: "bad header Basic bGVnYWN5LXNjcmlwdC13aXRoLWEtbG9uZy1uYW1lO[redacted]",
+		"bad secret " + secret[:40] + "...":                        "bad secret [redacted]...",
+		"bad secret " + secret[:10] + "...":                        "bad secret " + secret[:10] + "...", // might be a word
+	} {
+		if got := newScrubber(secret).scrub(text); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+	for _, secret := range []string{"s3cr3t\n", "s3cr3t ", "hunter2\r", "p4ss w0rd"} { // of a file, of which a provider trims
+		said := "unknown secret '" + strings.TrimSpace(secret) + "'"
+		if got := newScrubber(secret).scrub(said); got != "unknown secret '[redacted]'" {
+			t.Errorf("%q: got %q", secret, got)
+		}
+	}
+}
+
+// An answer says itself what is secret in it.
+func TestAnAnswerMadeToBeScrubbedTakesLittle(t *testing.T) {
+	var pieces []string
+	for i := range mostPieces {
+		pieces = append(pieces, strings.Repeat("a", minPiece+i))
+	}
+	s := newScrubber(strings.Join(pieces, ";"))
+	text := strings.Repeat("a", maxScrubbed-400) + strings.Repeat(`+%\&`, 80)
+	found := s.find(plain(text), maxLayers, nil)
+	if len(found) > 1_000_000 {
+		t.Errorf("%d places were found", len(found))
+	}
+	started := time.Now()
+	s.scrub(text)
+	if took := time.Since(started); took > 20*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
 func FuzzScrub(f *testing.F) {
 	for i := range encodings {
 		f.Add("s3cr&t/+ä 100%", innocent[i%len(innocent)], "after", uint(i))

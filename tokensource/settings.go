@@ -19,7 +19,7 @@ type settings struct {
 	clientID, clientSecret string
 	username, password     string
 	refreshToken           string
-	seed                   string // of refreshToken; see descendant
+	seed                   string // of refreshToken; see descent
 	scopes                 []string
 	scopeSeparator         string
 	request                Request
@@ -30,7 +30,7 @@ type settings struct {
 }
 
 // resolve expands every template of the configuration for one request.
-func (s *Source) resolve(refresh bool, current descendant) (*settings, error) {
+func (s *Source) resolve(refresh bool, current descent) (*settings, error) {
 	c := &s.config
 	set := &settings{scopeSeparator: c.ScopeSeparator, refreshToken: current.token, seed: current.seed}
 	r := &resolver{lookup: c.Lookup}
@@ -45,7 +45,7 @@ func (s *Source) resolve(refresh bool, current descendant) (*settings, error) {
 		set.seed = seedOf(set.refreshToken)
 	} else {
 		// Not needed now, but a new one is a change worth a new try.
-		_, _ = r.text("refresh_token", c.RefreshToken)
+		_, _ = r.secret("refresh_token", c.RefreshToken)
 	}
 	for _, scope := range c.Scopes {
 		set.scopes = append(set.scopes, e.text("scope", scope))
@@ -76,7 +76,6 @@ func (s *Source) resolve(refresh bool, current descendant) (*settings, error) {
 		return nil, fmt.Errorf("%s: %w", option, err)
 	}
 	e.query(set.url)
-	e.secrets = append(e.secrets, current.access)
 	host := hostOf(set.url) // is told in errors, also where a placeholder stands for it
 	set.digest = digest(r.resolved)
 	set.secrets = append(e.secrets, slices.DeleteFunc(r.resolved, func(value string) bool {
@@ -126,7 +125,10 @@ func (e *expansion) text(option, template string) string {
 }
 
 func (e *expansion) secret(option, template string) string {
-	text := e.text(option, template)
+	text, err := e.resolver.secret(option, template)
+	if e.err == nil {
+		e.err = err
+	}
 	e.secrets = append(e.secrets, text)
 	return text
 }
@@ -167,7 +169,8 @@ func (e *expansion) request(r Request, all bool) Request {
 	r.URL = address
 	header := make([]Header, len(r.Header))
 	for i, h := range r.Header {
-		value := e.secret("header "+h.Name, h.Value)
+		value := e.text("header "+h.Name, h.Value)
+		e.secrets = append(e.secrets, value)
 		if _, credentials, ok := strings.Cut(value, " "); ok { // behind a scheme
 			e.secrets = append(e.secrets, credentials)
 		}

@@ -68,6 +68,9 @@ type Config struct {
 	// DefaultLifetime holds where the answer says none. 0: not known.
 	DefaultLifetime time.Duration
 
+	// Timeout bounds one token request. 0: DefaultTimeout.
+	Timeout time.Duration
+
 	// InsecureHTTP allows a plain-http URL to a host that is not loopback.
 	InsecureHTTP bool
 
@@ -80,6 +83,9 @@ type Config struct {
 	// UserAgent is sent with each token request.
 	UserAgent string
 }
+
+// DefaultTimeout bounds a token request where the configuration does not.
+const DefaultTimeout = 10 * time.Second
 
 // A Source obtains tokens. It is safe for concurrent use.
 type Source struct {
@@ -100,6 +106,9 @@ func New(config Config) (*Source, error) {
 	if config.ClientAuth == "" {
 		config.ClientAuth = defaultClientAuth(&config)
 	}
+	if config.Timeout == 0 {
+		config.Timeout = DefaultTimeout
+	}
 	if config.Transport == nil {
 		config.Transport = http.DefaultTransport
 	}
@@ -108,23 +117,36 @@ func New(config Config) (*Source, error) {
 
 // Obtain sends a token request and returns the token that was issued. The
 // refresh token of the previous token is used where there is one; where the
-// provider does not take it any more, the grant itself takes over if that
-// needs no person. Previous may be nil. An error is always an *Error.
+// provider does not take it any more, a second request is sent with the grant
+// itself if that needs no person. Previous may be nil. An error is always an
+// *Error.
 //
-// The context bounds the request. It must not descend from the request of a
+// The context bounds both requests. It must not descend from the request of a
 // caller: a rotated refresh token would be lost when that one leaves.
 func (s *Source) Obtain(ctx context.Context, previous *Token) (*Token, error) {
-	current := s.currentRefreshToken(previous)
-	if s.grant.values == nil {
-		return s.outcome(s.send(ctx, true, current))
+	if previous == nil {
+		previous = new(Token)
 	}
+	current, err := s.current(previous)
+	if err != nil {
+		return nil, err
+	}
+	if s.grant.values == nil {
+		return s.outcome(s.send(ctx, true, current, previous))
+	}
+	spent := false
 	if current.token != "" && s.refreshes() {
-		token, err := s.send(ctx, true, current)
+		token, err := s.send(ctx, true, current, previous)
 		if err == nil || !refused(err) {
 			return s.outcome(token, err)
 		}
+		spent = true
 	}
-	return s.outcome(s.send(ctx, false, current))
+	token, err := s.send(ctx, false, current, previous)
+	if err != nil {
+		err.RefreshTokenRefused = spent
+	}
+	return s.outcome(token, err)
 }
 
 // outcome keeps a nil *Error from becoming an error that is not nil.
@@ -140,35 +162,42 @@ func (s *Source) refreshes() bool {
 	return s.grant.Refreshes || s.config.RefreshRequest != nil
 }
 
-// descendant is a refresh token that the provider issued, with a digest of the
-// configured one from which it descends. Without a token it stands for the
-// configured one itself.
-type descendant struct {
-	token, seed string
-	access      string // that came with it, not to be shown
-}
-
-// currentRefreshToken returns the refresh token to send: the newest that the
-// provider issued, unless the operator has configured another first one since.
-// That one is used at once, and a spent one never again.
-func (s *Source) currentRefreshToken(previous *Token) descendant {
-	if previous == nil {
-		return descendant{}
+// current returns the refresh token to send: the newest that came by the
+// configured one, or the configured one itself, where the token is empty. One
+// that is new in the configuration is used at once, and a spent one never again.
+func (s *Source) current(previous *Token) (descent, *Error) {
+	descents := previous.descents
+	if len(descents) == 0 && previous.RefreshToken != "" {
+		descents = descend(nil, "", previous.RefreshToken)
 	}
 	r := resolver{lookup: s.config.Lookup}
-	configured, err := r.text("refresh_token", s.config.RefreshToken)
-	isNew := err == nil && configured != "" && seedOf(configured) != previous.seed
-	if isNew || previous.RefreshToken == "" {
-		return descendant{access: previous.AccessToken}
+	var seed string
+	configured, err := r.secret("refresh_token", s.config.RefreshToken)
+	switch {
+	case err != nil && previous.RefreshToken != "" && previous.template == s.config.RefreshToken:
+		// It is gone, and not needed any more.
+		return descents[len(descents)-1], nil
+	case err != nil:
+		return descent{}, &Error{Reason: err.Error(), Permanent: true, Changed: func() bool {
+			_, err := r.secret("refresh_token", s.config.RefreshToken)
+			return err == nil
+		}}
+	case configured != "":
+		seed = seedOf(configured)
 	}
-	return descendant{previous.RefreshToken, previous.seed, previous.AccessToken}
+	for _, d := range descents {
+		if d.seed == seed {
+			return d, nil
+		}
+	}
+	return descent{seed: seed}, nil
 }
 
 func seedOf(refreshToken string) string { return digest([]string{refreshToken}) }
 
-// refused says that the provider answered and did not take the refresh token,
-// in whatever words: asking with the grant itself may help. A client that is
-// not known would not be known then either.
+// refused says that the provider answered and did not take what was sent, in
+// whatever words: asking with the grant itself may help. A client that is not
+// known would not be known then either.
 func refused(e *Error) bool {
 	switch {
 	case e.Code == "invalid_client":
@@ -191,11 +220,14 @@ func refused(e *Error) bool {
 const loginRetry = 10 * time.Minute
 
 // send makes one token request.
-func (s *Source) send(ctx context.Context, refresh bool, current descendant) (*Token, *Error) {
+func (s *Source) send(ctx context.Context, refresh bool, current descent, previous *Token) (*Token, *Error) {
+	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
+	defer cancel()
 	set, err := s.resolve(refresh, current)
 	if err != nil {
 		return nil, &Error{Reason: err.Error(), Permanent: true, Changed: s.changed(refresh, current, "")}
 	}
+	set.secrets = append(set.secrets, previous.AccessToken)
 	exchange := &exchange{settings: set, config: &s.config, grant: s.config.Grant, refresh: refresh}
 	conf := clientcredentials.Config{
 		ClientID:       set.clientID,
@@ -208,14 +240,16 @@ func (s *Source) send(ctx context.Context, refresh bool, current descendant) (*T
 	_, failed := conf.Token(context.WithValue(ctx, oauth2.HTTPClient, client))
 	answer, problem := exchange.result(failed)
 	if problem != nil {
-		s.judge(problem)
+		login := s.judge(problem)
 		set.secrets = append(set.secrets, problem.issued...)
 		set.scrubber().error(problem)
 		problem.issued = nil
-		problem.Changed = s.changed(refresh, current, set.digest)
+		if problem.Permanent || login {
+			problem.Changed = s.changed(refresh, current, set.digest)
+		}
 		return nil, problem
 	}
-	return s.token(exchange, answer, set), nil
+	return s.token(exchange, answer, set, previous), nil
 }
 
 func (s *Source) values(set *settings, refresh bool) map[string][]string {
@@ -225,16 +259,25 @@ func (s *Source) values(set *settings, refresh bool) map[string][]string {
 	return s.grant.values(set)
 }
 
-func (s *Source) token(x *exchange, a *answer, set *settings) *Token {
+func (s *Source) token(x *exchange, a *answer, set *settings, previous *Token) *Token {
 	t := &Token{
 		AccessToken:  a.accessToken,
 		RefreshToken: a.refreshToken,
 		Issued:       x.answered,
 		Lifetime:     a.lifetime,
-		seed:         set.seed,
+		template:     s.config.RefreshToken,
+		descents:     previous.descents,
 	}
 	if t.RefreshToken == "" && x.refresh {
 		t.RefreshToken = set.refreshToken // RFC 6749, section 6: the old one stays
+	}
+	if t.RefreshToken != "" {
+		t.descents = descend(t.descents, set.seed, t.RefreshToken)
+	}
+	if t.Lifetime == 0 && t.AccessToken == previous.AccessToken {
+		// Some providers issue the same token until it ends, and say at its end
+		// that it has no time left.
+		t.Issued, t.Lifetime = previous.Issued, previous.Lifetime
 	}
 	if t.Lifetime == 0 {
 		t.Lifetime = s.config.DefaultLifetime
@@ -243,19 +286,24 @@ func (s *Source) token(x *exchange, a *answer, set *settings) *Token {
 }
 
 // judge decides what the RFC leaves open: a login with a person's password
-// that was refused without one of the RFC's codes is left alone for long.
-func (s *Source) judge(e *Error) {
-	if s.config.Grant != "password" && s.config.Grant != "custom" {
-		return
+// that was refused without one of the RFC's codes is left alone for long. It
+// returns whether this is one. A page that is not there says nothing of it.
+func (s *Source) judge(e *Error) bool {
+	login := s.config.Grant == "password" || s.config.Grant == "custom"
+	if !login || e.Permanent || e.RetryAfter != 0 || !refused(e) {
+		return false
 	}
-	if !e.Permanent && e.RetryAfter == 0 && refused(e) {
-		e.RetryAfter = loginRetry
+	switch e.StatusCode {
+	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusGone, http.StatusRequestEntityTooLarge, http.StatusMisdirectedRequest:
+		return false
 	}
+	e.RetryAfter = loginRetry
+	return true
 }
 
 // changed returns what Error.Changed asks: whether the same request would say
 // something else now.
-func (s *Source) changed(refresh bool, current descendant, digest string) func() bool {
+func (s *Source) changed(refresh bool, current descent, digest string) func() bool {
 	return func() bool {
 		set, err := s.resolve(refresh, current)
 		return err == nil && set.digest != digest

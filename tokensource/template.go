@@ -17,14 +17,15 @@ const RefreshTokenPlaceholder = "refresh_token"
 // and false for a name that is none: its braces then stand for themselves.
 type Lookup func(placeholder string) (value string, known bool)
 
-var placeholder = regexp.MustCompile(`\\?\{([A-Za-z_][^{}\r\n"]*)\}`)
+// placeholder matches one, or a brace that means itself.
+var placeholder = regexp.MustCompile(`\\\{|\{([A-Za-z_][^{}\r\n"]*)\}`)
 
 // Placeholders returns the names in braces in text that could be meant as
-// placeholders. One behind a backslash stands for itself.
+// placeholders. A brace behind a backslash stands for itself.
 func Placeholders(text string) []string {
 	var names []string
 	for _, m := range placeholder.FindAllStringSubmatch(text, -1) {
-		if !strings.HasPrefix(m[0], `\`) {
+		if m[1] != "" {
 			names = append(names, m[1])
 		}
 	}
@@ -37,7 +38,7 @@ func HasOpenPlaceholder(text string) bool {
 	return openPlaceholder.MatchString(placeholder.ReplaceAllString(text, ""))
 }
 
-var openPlaceholder = regexp.MustCompile(`(^|[^\\]){[a-z]+\.`)
+var openPlaceholder = regexp.MustCompile(`\{[a-z]+\.`)
 
 // resolver expands the templates of one token request and remembers what it
 // put in: all of it is treated as secret.
@@ -50,31 +51,68 @@ type resolver struct {
 // text expands the placeholders of a template. The option is named in the
 // error, the template is not: it may be a secret.
 func (r *resolver) text(option, template string) (string, error) {
-	return r.escaped(option, template, func(s string) string { return s })
+	return r.escaped(option, template, asItIs)
 }
 
 // escaped is text, with an escape for what the provider issued. What the
 // operator configured is taken as it is.
 func (r *resolver) escaped(option, template string, escape func(string) string) (string, error) {
-	var failed error
-	out := placeholder.ReplaceAllStringFunc(template, func(match string) string {
-		if rest, ok := strings.CutPrefix(match, `\`); ok {
-			return rest
+	return r.expand(option, template, escape, func(string) string { return "{" })
+}
+
+// secret is text for an option in which braces that are no placeholder stand
+// for themselves. So does a backslash, unless it is in front of a placeholder.
+func (r *resolver) secret(option, template string) (string, error) {
+	return r.expand(option, template, asItIs, func(rest string) string {
+		m := placeholder.FindStringSubmatchIndex(rest)
+		if m == nil || m[0] != 0 || m[2] < 0 || !r.knows(rest[m[2]:m[3]]) {
+			return `\{`
 		}
-		name := match[1 : len(match)-1]
-		value, known := r.value(name)
-		if !known {
-			return match
-		}
-		if value == "" && failed == nil {
-			failed = fmt.Errorf("%s: the placeholder {%s} is empty or cannot be read", option, name)
-		}
-		if name == RefreshTokenPlaceholder {
-			return escape(value)
-		}
-		return value
+		return "{"
 	})
-	return out, failed
+}
+
+func asItIs(s string) string { return s }
+
+// expand replaces each placeholder, and each \{ by what brace returns for it;
+// brace gets the text from that brace on.
+func (r *resolver) expand(option, template string, escape, brace func(string) string) (string, error) {
+	var out strings.Builder
+	var failed error
+	for {
+		m := placeholder.FindStringSubmatchIndex(template)
+		if m == nil {
+			out.WriteString(template)
+			return out.String(), failed
+		}
+		out.WriteString(template[:m[0]])
+		whole := template[m[0]:m[1]]
+		switch name := whole[1 : len(whole)-1]; {
+		case whole == `\{`:
+			out.WriteString(brace(template[m[1]-1:]))
+		default:
+			value, known := r.value(name)
+			if !known {
+				value = whole
+			} else if value == "" && failed == nil {
+				failed = fmt.Errorf("%s: the placeholder {%s} is empty or cannot be read", option, name)
+			}
+			if known && name == RefreshTokenPlaceholder {
+				value = escape(value)
+			}
+			out.WriteString(value)
+		}
+		template = template[m[1]:]
+	}
+}
+
+// knows says whether a name is that of a placeholder.
+func (r *resolver) knows(name string) bool {
+	if r.lookup == nil {
+		return false
+	}
+	_, known := r.lookup(name)
+	return known
 }
 
 func (r *resolver) value(name string) (string, bool) {

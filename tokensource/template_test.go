@@ -141,7 +141,8 @@ func TestBracesThatAreNoPlaceholderStandForThemselves(t *testing.T) {
 		`{env.X}\{env.X}{env.X}`: "x{env.X}x",
 		`\\{env.X}`:              `\{env.X}`,
 		`\`:                      `\`,
-		`\{`:                     `\{`,
+		`\{`:                     `{`,
+		`\{1}\{env.X`:            `{1}{env.X`,
 		`\x{env.X}`:              `\xx`,
 		`{"env.X":1}`:            `{"env.X":1}`,
 		"{env.\n}":               "{env.\n}",
@@ -429,4 +430,23 @@ func shape(t *testing.T, text []byte) string {
 		return fmt.Sprint(v)
 	}
 	return walk(v)
+}
+
+func TestASecretIsSentAsItStandsButForItsPlaceholders(t *testing.T) {
+	t.Parallel()
+	v := newVault("env.X", "x")
+	for template, want := range map[string]string{
+		`pa\{ss}word`:  `pa\{ss}word`,
+		`pa{ss}word`:   `pa{ss}word`,
+		`\{`:           `\{`,
+		`a{env.X}b`:    `axb`,
+		`\{env.X}`:     `{env.X}`,
+		`\{{env.X}}`:   `\{x}`,
+		`\{env.X{1}}\`: `\{env.X{1}}\`,
+	} {
+		r := resolver{lookup: v.lookup}
+		if got, err := r.secret("client_secret", template); err != nil || got != want {
+			t.Errorf("%q: got %q, %v; want %q", template, got, err, want)
+		}
+	}
 }

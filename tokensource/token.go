@@ -1,6 +1,9 @@
 package tokensource
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Token is what a token endpoint issued (RFC 6749, section 5.1). It is not
 // changed once it has been handed out.
@@ -18,9 +21,30 @@ type Token struct {
 	// the token is used until it is refused.
 	Lifetime time.Duration
 
-	// seed is a digest of the configured refresh token from which this one
-	// descends.
-	seed string
+	// template is the option refresh_token of the source that obtained it.
+	template string
+
+	// descents are by which configured refresh token this one and those before
+	// it came, the newest last.
+	descents []descent
+}
+
+// descent is the newest refresh token that came by a configured one.
+type descent struct {
+	seed  string // a digest of the configured one; empty where there is none
+	token string
+}
+
+// mostDescents is how many configured refresh tokens are remembered: an
+// operator may go back to an earlier one, which is spent.
+const mostDescents = 8
+
+// WithoutRefreshToken returns the token without its refresh token, which is of
+// no use any more.
+func (t *Token) WithoutRefreshToken() *Token {
+	bare := *t
+	bare.RefreshToken, bare.descents = "", nil
+	return &bare
 }
 
 // Expiry returns when the token ends by the wall clock; the zero time where
@@ -30,4 +54,11 @@ func (t *Token) Expiry() time.Time {
 		return time.Time{}
 	}
 	return t.Issued.Round(0).Add(t.Lifetime)
+}
+
+// descend notes that a refresh token came by a configured one.
+func descend(descents []descent, seed, token string) []descent {
+	descents = slices.DeleteFunc(slices.Clone(descents), func(d descent) bool { return d.seed == seed })
+	descents = append(descents, descent{seed, token})
+	return descents[max(0, len(descents)-mostDescents):]
 }
