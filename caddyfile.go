@@ -2,7 +2,9 @@ package injecttoken
 
 import (
 	"encoding/json"
+	"errors"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -43,8 +45,11 @@ func parseInjectToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, erro
 	}
 	h.Delete()
 	for _, upstream := range h.RemainingArgs() { // they are reverse_proxy's
-		if upstream == "" || strings.HasSuffix(upstream, "://") { // which takes this machine for it
+		switch {
+		case upstream == "", strings.HasSuffix(upstream, "://"): // which takes this machine for it
 			return nil, h.Errf("an upstream has no host, as happens where an environment variable is not set; %s", directiveForm)
+		case strings.ContainsAny(upstream[:1], "/@*"):
+			return nil, h.Errf("%s is no upstream; a matcher stands in front of the name: %s", upstream, directiveForm)
 		}
 	}
 
@@ -115,7 +120,7 @@ func parseReverseProxy(h httpcaddyfile.Helper) (*reverseproxy.Handler, error) {
 		if best := nearest(h.Val(), transportOptionNames()); best != "" {
 			return nil, &hinted{err, "did you mean " + best + "?"}
 		}
-		return nil, err
+		return nil, withoutAddress(err)
 	}
 	if err := handler.FinalizeUnmarshalCaddyfile(h); err != nil {
 		return nil, err
@@ -127,6 +132,18 @@ func parseReverseProxy(h httpcaddyfile.Helper) (*reverseproxy.Handler, error) {
 	}
 	return handler, nil
 }
+
+// withoutAddress takes addresses out of an error of another parser: one may hold
+// the password of a proxy, or a key in its query.
+func withoutAddress(err error) error {
+	text := secretAddress.ReplaceAllString(err.Error(), "…")
+	if text == err.Error() {
+		return err
+	}
+	return errors.New(text)
+}
+
+var secretAddress = regexp.MustCompile(`[^\s']+://[^\s']*[@?][^\s',]*`)
 
 // hinted is an error of another parser, with a hint of ours.
 type hinted struct {
@@ -184,7 +201,7 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				return err
 			}
 			if err := t.HTTPTransport.UnmarshalCaddyfile(d.NewFromNextSegment()); err != nil {
-				return err
+				return withoutAddress(err)
 			}
 			continue
 		}
@@ -346,12 +363,28 @@ func (r *optionReader) unknown(names []string) error {
 	if best := nearest(r.Val(), names); best != "" {
 		return r.Errf("unknown option %s in %s; did you mean %s?", r.Val(), r.block, best)
 	}
+	if hint, known := elsewhere[r.Val()]; known && r.block == "source" {
+		return r.Errf("unknown option %s in %s; write %s", r.Val(), r.block, hint)
+	}
 	return r.Errf("unknown option in %s; %s", r.block, didYouMean("", names))
+}
+
+// elsewhere is how options are called in OAuth, or in reverse_proxy.
+var elsewhere = map[string]string{
+	"url": "token_url", "token_endpoint": "token_url", "endpoint": "token_url",
+	"grant_type": "grant", "token_endpoint_auth_method": "client_auth", "auth_method": "client_auth",
+	"audience": "param audience VALUE", "resource": "param resource VALUE", "tenant": "param tenant VALUE",
+	"header": "header in token_request { … }", "expires_in": "expires_in in token_response { … }",
+	"tls_insecure_skip_verify": "this in transport http { … }", "tls_trust_pool": "this in transport http { … }",
+	"tls_client_auth": "this in transport http { … }", "network_proxy": "this in transport http { … }",
 }
 
 func (r *optionReader) text(out *string, args []string) error {
 	if len(args) == 0 {
 		return r.errf("the argument is missing")
+	}
+	if len(args) > 1 && (args[0] == "{file" || args[0] == "{env") {
+		return r.errf("a placeholder is written with a dot and no blank: %s.…}", args[0])
 	}
 	if len(args) > 1 {
 		return r.errf("this takes one argument, but there are %d; put quotes around one with blanks", len(args))

@@ -7,7 +7,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddytoken/inject-token/tokensource"
@@ -46,7 +48,7 @@ func checkSourceName(name string) *mistake {
 // of a mistake.
 func (s *Source) check() *mistake {
 	for _, check := range []func() *mistake{
-		s.checkGrant, s.checkURLs, s.checkClient, s.checkPlaceholders, s.checkRequests, s.checkResponse, s.checkTimes,
+		s.checkGrant, s.checkURLs, s.checkClient, s.checkPlaceholders, s.checkRequests, s.checkResponse, s.checkTimes, s.checkTransport,
 	} {
 		if m := check(); m != nil {
 			return m
@@ -232,6 +234,9 @@ func (s *Source) checkRequests() *mistake {
 	if m != nil {
 		return m
 	}
+	if grant, _ := tokensource.GrantByName(s.Grant); grant.BeginsWithRefreshToken() && len(token.Params) > 0 {
+		return wrong("token_request param "+token.Params[0].Name, "the grant %s makes refresh requests alone; write param, or param in refresh_request", s.Grant)
+	}
 	encodings := []string{encoding}
 	if s.RefreshRequest != nil {
 		if encoding, m = s.RefreshRequest.check("refresh_request", token); m != nil {
@@ -372,10 +377,19 @@ func (s *Source) checkTimes() *mistake {
 	switch {
 	case s.DefaultLifetime < 0:
 		return wrong("default_lifetime", "this must be more than 0")
+	case s.DefaultLifetime != 0 && s.DefaultLifetime < caddy.Duration(time.Second):
+		return wrong("default_lifetime", "this must be a second or more")
 	case s.Timeout < 0:
 		return wrong("timeout", "this must be more than 0")
 	case s.RefreshAt != 0 && !(s.RefreshAt >= 1 && s.RefreshAt <= 99):
 		return wrong("refresh_at", "this is a percentage of the lifetime from 1%% to 99%%")
+	}
+	return nil
+}
+
+func (s *Source) checkTransport() *mistake {
+	if s.Transport != nil && s.Transport.ProxyProtocol != "" {
+		return wrong("transport", "proxy_protocol tells an upstream who the caller is; a token request has none")
 	}
 	return nil
 }

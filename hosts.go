@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -15,18 +16,24 @@ import (
 // checkAllowHosts wants allow_hosts where the address of an upstream is not
 // known from the configuration.
 func checkAllowHosts(handler *reverseproxy.Handler, allowed []string) *mistake {
-	if len(allowed) > 0 {
-		return nil
-	}
 	open := hasBraces(handler.DynamicUpstreamsRaw)
 	for _, upstream := range handler.Upstreams {
-		open = open || strings.Contains(upstream.Dial, "{")
+		if strings.Contains(upstream.Dial, "{") {
+			open = true
+			continue
+		}
+		address, err := caddy.ParseNetworkAddressWithDefaults(upstream.Dial, "tcp", 0)
+		if len(allowed) > 0 && err == nil && !(isTCP(address.Network) && hostAllowed(address.Host, portOf(address), allowed)) {
+			return wrong("allow_hosts", "the upstream %s is not allowed by it, so that all requests would be refused", upstream.Dial)
+		}
 	}
-	if open {
+	if open && len(allowed) == 0 {
 		return wrong("allow_hosts", "missing; the address of an upstream holds a placeholder, so say which hosts may get the token, such as allow_hosts *.example.org")
 	}
 	return nil
 }
+
+func isTCP(network string) bool { return strings.HasPrefix(network, "tcp") }
 
 // hasBraces says whether a text in a JSON value holds a brace, as placeholders
 // do, whatever they are named.
@@ -65,13 +72,14 @@ func isLocal(dial string) bool {
 	return address.IsUnixNetwork() || address.IsFdNetwork() || tokensource.IsLoopback(address.Host)
 }
 
-// allowed says whether the host that will be dialed may get the token.
+// allowed says whether the host that will be dialed may get the token. A file or
+// a descriptor of this machine is none.
 func (t *Transport) allowed(req *http.Request) bool {
 	dial, ok := reverseproxy.GetDialInfo(req.Context())
 	if !ok {
 		return hostAllowed(req.URL.Hostname(), req.URL.Port(), t.AllowHosts)
 	}
-	return hostAllowed(dial.Host, dial.Port, t.AllowHosts)
+	return isTCP(dial.Network) && hostAllowed(dial.Host, dial.Port, t.AllowHosts)
 }
 
 // followsElsewhere says whether a health check follows a redirect that leads
@@ -88,9 +96,12 @@ func followsElsewhere(req *http.Request) bool {
 
 // checkHostPattern refuses what could never match.
 func checkHostPattern(pattern string) *mistake {
-	host, _ := splitHostPort(pattern)
+	host, port := splitHostPort(pattern)
 	if host == "" || host == "*" || strings.ContainsAny(pattern, "/{} ") {
 		return wrong("allow_hosts", "%q is not a host such as api.example.org, *.example.org or 10.0.0.1:8443", pattern)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); port != "" && err != nil || strings.HasSuffix(pattern, ":") {
+		return wrong("allow_hosts", "the port of %q is not a number", pattern)
 	}
 	return nil
 }
@@ -117,11 +128,16 @@ func labelsMatch(host, pattern string) bool {
 		return false
 	}
 	for i := range want {
-		if want[i] != have[i] && (want[i] != "*" || have[i] == "") {
+		if want[i] != have[i] && (want[i] != "*" || !isLabel(have[i])) {
 			return false
 		}
 	}
 	return true
+}
+
+// isLabel says whether a text can be one label of a name.
+func isLabel(text string) bool {
+	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r > 0x7f || !isDigit(byte(r)) })
 }
 
 // splitHostPort is net.SplitHostPort for what may have no port.
@@ -132,4 +148,8 @@ func splitHostPort(text string) (host, port string) {
 		host = text
 	}
 	return strings.Trim(host, "[]"), port
+}
+
+func portOf(address caddy.NetworkAddress) string {
+	return strconv.FormatUint(uint64(address.StartPort), 10)
 }

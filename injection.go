@@ -76,7 +76,7 @@ type injection struct {
 type formed struct {
 	token  *tokensource.Token
 	values [][]string
-	forms  []string // see formsOf
+	hidden hidden
 }
 
 func newInjection(headers []HeaderInjection, params []string) (*injection, *mistake) {
@@ -123,7 +123,8 @@ func (in *injection) present(req *http.Request) bool {
 }
 
 // isField says whether a field is one of ours, also where only a server that
-// takes - and _ for the same would think so.
+// makes one sign of all that are no letters or digits, as CGI does, would think
+// so.
 func (in *injection) isField(name string) bool {
 	return slices.ContainsFunc(in.fields, func(field string) bool { return sameField(name, field) })
 }
@@ -144,38 +145,40 @@ func foldField(c byte) byte {
 	switch {
 	case 'A' <= c && c <= 'Z':
 		return c + 'a' - 'A'
-	case c == '_' || c == '.':
-		return '-'
+	case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+		return c
 	}
-	return c
+	return '-'
 }
 
-// clean returns a copy of the request with a header, a URL and a body of its
-// own, and nothing of the caller's in the places of the token. The trailer
-// stays the same map: reverse_proxy fills it when the body has ended.
-func (in *injection) clean(req *http.Request) *http.Request {
-	out := copyOf(req)
-	out.Header = make(http.Header, len(req.Header)+len(in.fields))
-	for field, values := range req.Header {
+// clean gives a copy of the request a header and a body of its own, and takes
+// the caller's values out of the places of the token. The trailer stays the same
+// map: reverse_proxy fills it when the body has ended.
+func (in *injection) clean(out *http.Request) {
+	header := out.Header
+	out.Header = make(http.Header, len(header)+len(in.fields))
+	for field, values := range header {
 		if !in.isField(field) {
 			out.Header[field] = values
 		}
 	}
 	if len(in.params) > 0 {
-		out.URL.RawQuery = withoutParams(req.URL.RawQuery, in.params)
-		// It cannot stand in a request target, and some servers end it there.
-		out.URL.RawQuery = strings.ReplaceAll(out.URL.RawQuery, "#", "%23")
+		out.URL.RawQuery = withoutParams(out.URL.RawQuery, in.params)
+		// They cannot stand in a request target, and some servers end it there.
+		out.URL.RawQuery = unending.Replace(out.URL.RawQuery)
 	}
-	if len(in.fields) > 0 && req.Trailer != nil && req.Body != nil && req.Body != http.NoBody {
+	if len(in.fields) > 0 && out.Trailer != nil && out.Body != nil && out.Body != http.NoBody {
 		in.cleanTrailer(out.Trailer)
-		out.Body = &trailerBody{ReadCloser: req.Body, trailer: out.Trailer, injection: in}
+		out.Body = &trailerBody{ReadCloser: out.Body, trailer: out.Trailer, injection: in}
 	}
-	return out
 }
 
-// put puts the token into a clean request.
-func (in *injection) put(req *http.Request, token *tokensource.Token) {
-	for i, values := range in.formedOf(token).values {
+var unending = strings.NewReplacer("#", "%23", " ", "%20")
+
+// put puts the token into a clean request, and returns what is to be hidden.
+func (in *injection) put(req *http.Request, token *tokensource.Token) hidden {
+	formed := in.formedOf(token)
+	for i, values := range formed.values {
 		req.Header[in.fields[i]] = values
 	}
 	for _, name := range in.params {
@@ -184,13 +187,14 @@ func (in *injection) put(req *http.Request, token *tokensource.Token) {
 		}
 		req.URL.RawQuery += url.QueryEscape(name) + "=" + url.QueryEscape(token.AccessToken)
 	}
+	return formed.hidden
 }
 
 func (in *injection) formedOf(token *tokensource.Token) *formed {
 	if f := in.formed.Load(); f != nil && f.token == token {
 		return f
 	}
-	f := &formed{token: token, forms: formsOf(token)}
+	f := &formed{token: token, hidden: newHidden(token)}
 	for _, format := range in.formats {
 		f.values = append(f.values, []string{strings.ReplaceAll(format, tokenPlaceholder, token.AccessToken)})
 	}

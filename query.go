@@ -1,13 +1,10 @@
 package injecttoken
 
 import (
+	"io"
 	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
 	"net/url"
 	"strings"
-
-	"github.com/caddytoken/inject-token/tokensource"
 )
 
 // withoutParams drops the parameters of these names from a raw query and
@@ -44,9 +41,9 @@ func isParam(pair string, names []string) bool {
 	if decoded, err := url.QueryUnescape(name); err == nil {
 		name = decoded
 	}
-	name, _, _ = strings.Cut(name, "[") // an element of an array of that name, to some
+	array, _, _ := strings.Cut(name, "[") // of which this is an element, to some
 	for _, n := range names {
-		if strings.EqualFold(name, n) {
+		if strings.EqualFold(name, n) || strings.EqualFold(array, n) {
 			return true
 		}
 	}
@@ -62,36 +59,32 @@ var reflecting = map[string]string{
 	"Refresh":          "#\"'",
 }
 
-// scrubAnswer takes the token out of what an answer repeats of the request,
-// so that neither the caller nor a log comes to see it.
-func (in *injection) scrubAnswer(resp *http.Response, method string, token *tokensource.Token) {
-	in.scrub(resp.Header, token)
-	in.dropRedirectBody(resp, method)
-	if resp.StatusCode != http.StatusSwitchingProtocols && resp.Body != nil && resp.Body != http.NoBody {
-		resp.Body = &answerBody{resp.Body, resp, token}
-	}
-}
-
 // scrub takes the token out of a header. The URLs in it are clean, so that a
-// redirect to the same address with a slash does not show the token, in
-// whatever encoding.
-func (in *injection) scrub(header http.Header, token *tokensource.Token) {
+// redirect to the same address with a slash does not show the token.
+func (in *injection) scrub(header http.Header, h hidden) {
 	if len(in.params) > 0 {
 		for field, ends := range reflecting {
 			for i, value := range header[field] {
-				header[field][i] = tokensource.Scrub(withoutReflected(value, ends, in.params), token.AccessToken)
+				header[field][i] = withoutReflected(value, ends, in.params)
 			}
 		}
 	}
-	hide(header, in.formedOf(token).forms)
+	h.inHeader(header)
 }
 
-// dropRedirectBody leaves out what servers write beside a Location: a page
-// with the same URL, and with the token in it. Nobody needs it, and it may be
+func isRedirect(resp *http.Response) bool {
+	return resp.StatusCode/100 == 3 && resp.StatusCode != http.StatusNotModified && len(resp.Header["Location"]) > 0
+}
+
+// shortBody is what is read of a body that nobody wants, to keep the connection.
+const shortBody = 4 << 10
+
+// dropBody leaves out what servers write beside a Location: a page with the
+// same URL, and with the token in it. Nobody needs it, and it may be
 // compressed.
-func (in *injection) dropRedirectBody(resp *http.Response, method string) {
-	if len(in.params) == 0 || resp.StatusCode/100 != 3 || resp.Header.Get("Location") == "" {
-		return
+func dropBody(resp *http.Response, method string) {
+	if resp.ContentLength >= 0 && resp.ContentLength <= shortBody {
+		_, _ = io.Copy(io.Discard, resp.Body)
 	}
 	resp.Body.Close()
 	resp.Body, resp.ContentLength, resp.TransferEncoding, resp.Trailer = http.NoBody, 0, nil, nil
@@ -103,21 +96,6 @@ func (in *injection) dropRedirectBody(resp *http.Response, method string) {
 	if method != http.MethodHead {
 		resp.Header.Set("Content-Length", "0")
 	}
-}
-
-// scrubHints has the answers before the answer scrubbed as well (103 Early
-// Hints): reverse_proxy hands them to the caller by a hook of its own, which
-// runs after this one.
-func (in *injection) scrubHints(req *http.Request, token *tokensource.Token) *http.Request {
-	if len(in.params) == 0 {
-		return req
-	}
-	return req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
-		Got1xxResponse: func(_ int, header textproto.MIMEHeader) error {
-			in.scrub(http.Header(header), token)
-			return nil
-		},
-	}))
 }
 
 // withoutReflected drops the parameters from every query in a text that holds
@@ -136,7 +114,8 @@ func withoutReflected(text, ends string, names []string) string {
 		}
 		out.WriteString(text[:start])
 		query := text[start+1 : end]
-		if cleaned := withoutParams(query, names); cleaned != "" || query == "" {
+		// A reference that is nothing but a query stays one: an empty one is none.
+		if cleaned := withoutParams(query, names); cleaned != "" || query == "" || start == 0 {
 			out.WriteString("?" + cleaned)
 		}
 		text = text[end:]

@@ -2,10 +2,8 @@ package injecttoken
 
 import (
 	"errors"
-	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 
 	"github.com/caddytoken/inject-token/tokensource"
@@ -15,38 +13,70 @@ import (
 // upstream says: shorter ones are found in ordinary words.
 const leastShown = 8
 
-const redacted = "[redacted]"
+// mostShown is how long a text of an upstream is at most that is looked through
+// for every encoding of a token; in longer ones it is looked for as it is.
+const mostShown = 8 << 10
 
-// formsOf returns how a token may stand in what an upstream repeats of a
-// request.
-func formsOf(token *tokensource.Token) []string {
-	if len(token.AccessToken) < leastShown {
-		return nil
-	}
-	forms := []string{token.AccessToken}
-	quoted := strconv.Quote(token.AccessToken)
-	for _, form := range []string{url.QueryEscape(token.AccessToken), quoted[1 : len(quoted)-1]} {
-		if form != token.AccessToken {
-			forms = append(forms, form)
-		}
-	}
-	return forms
+// hidden is a token that upstreams must not show. It knows at a glance of most
+// texts that they do not hold it.
+type hidden struct {
+	token   string
+	changes bool // by escapes, as in a URL
+	digits  int  // of it in base64; in hex there are more
 }
 
-func withoutForms(text string, forms []string) string {
-	for _, form := range forms {
-		if strings.Contains(text, form) {
-			text = strings.ReplaceAll(text, form, redacted)
-		}
+func newHidden(token *tokensource.Token) hidden {
+	secret := token.AccessToken
+	return hidden{
+		token:   secret,
+		changes: strings.ContainsFunc(secret, func(r rune) bool { return r > 0x7f || !isDigit(byte(r)) && r != '.' && r != '~' }),
+		digits:  len(secret) * 4 / 3,
+	}
+}
+
+// in returns a text without the token.
+func (h hidden) in(text string) string {
+	switch {
+	case len(h.token) < leastShown:
+		return text
+	case len(text) > mostShown:
+		return strings.ReplaceAll(text, h.token, "[redacted]")
+	case strings.Contains(text, h.token), h.changes && strings.ContainsAny(text, `%\&`), h.longRun(text):
+		return tokensource.Scrub(text, h.token)
 	}
 	return text
+}
+
+// longRun says whether as many digits of an encoding stand in a text as the
+// token would need.
+func (h hidden) longRun(text string) bool {
+	run := 0
+	for i := 0; i < len(text) && run+len(text)-i >= h.digits; i++ {
+		if isDigit(text[i]) || text[i] == '+' || text[i] == '/' {
+			run++
+		} else {
+			run = 0
+		}
+		if run >= h.digits {
+			return true
+		}
+	}
+	return false
+}
+
+// isDigit is true for a digit of base64url.
+func isDigit(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
 }
 
 // quiet takes the token out of the text of an error: net/http quotes what it
 // cannot read, and a broken upstream may repeat the request there. The error
 // stays what it is.
-func quiet(err error, token *tokensource.Token) error {
-	text := withoutForms(err.Error(), formsOf(token))
+func (h hidden) quiet(err error) error {
+	text := h.in(err.Error())
+	if parse, ok := errors.AsType[*url.Error](err); ok && parse.Op == "parse" { // the address of a forward proxy
+		text = "an address is not a URL; it is not shown, for it may hold a password"
+	}
 	if text == err.Error() {
 		return err
 	}
@@ -61,32 +91,12 @@ type quietError struct {
 func (e *quietError) Error() string { return e.text }
 func (e *quietError) Unwrap() error { return e.err }
 
-// answerBody is the body of an upstream's answer, whose errors and trailers do
-// not hold the token.
-type answerBody struct {
-	io.ReadCloser
-	resp  *http.Response
-	token *tokensource.Token
-}
-
-func (b *answerBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err == nil {
-		return n, nil
-	}
-	hide(b.resp.Trailer, formsOf(b.token))
-	if err != io.EOF {
-		err = quiet(err, b.token)
-	}
-	return n, err
-}
-
-// hide takes the token out of every field: some gateways repeat it in a
+// inHeader takes the token out of every field: some gateways repeat it in a
 // challenge, and answers stand in the access log.
-func hide(header http.Header, forms []string) {
+func (h hidden) inHeader(header http.Header) {
 	for _, values := range header {
 		for i := range values {
-			values[i] = withoutForms(values[i], forms)
+			values[i] = h.in(values[i])
 		}
 	}
 }

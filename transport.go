@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddytoken/inject-token/refresher"
 	"github.com/caddytoken/inject-token/tokensource"
@@ -35,7 +35,8 @@ type Transport struct {
 	// The query parameters that hold the token.
 	Query []string `json:"query,omitempty"`
 
-	// How long a request may wait where there is no token yet. Default: 15s.
+	// How long a request may wait where there is no token yet. Default: 15s; half
+	// of unhealthy_latency where that is less.
 	Wait caddy.Duration `json:"wait,omitempty"`
 
 	// What happens where there is no token: `fail` (the default), or `pass` to
@@ -56,8 +57,7 @@ type Transport struct {
 	injection *injection
 	refresher *refresher.Refresher
 	log       *zap.Logger
-	source    told
-	outcomes  map[string]told
+	told      map[string]told // by outcome
 }
 
 // DefaultWait is how long a request may wait for the first token.
@@ -73,14 +73,21 @@ const (
 	failed   = "failed"   // it did not go out
 )
 
-// told is what the access log and a placeholder say, made once.
+// told is what the access log and the placeholders say of one outcome, made
+// once: both fields of the log in one, which costs a request less.
 type told struct {
-	field       zap.Field
-	placeholder any
+	field           zap.Field
+	source, outcome any
 }
 
-func tellable(key, value string) told {
-	return told{zap.String(key, value), value}
+func newTold(source, outcome string) told {
+	field := zap.Inline(zapcore.ObjectMarshalerFunc(func(e zapcore.ObjectEncoder) error {
+		e.AddString("token_source", source)
+		e.AddString("token_outcome", outcome)
+		return nil
+	}))
+	field.Key = "inject_token" // not shown
+	return told{field, source, outcome}
 }
 
 // CaddyModule returns the Caddy module information.
@@ -102,12 +109,12 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return m
 	}
 	t.injection = in
+	t.prepareTold()
+	if m := t.checkUpstreams(ctx); m != nil {
+		return m
+	}
 	if t.Wait == 0 {
 		t.Wait = caddy.Duration(DefaultWait)
-	}
-	t.prepareTold()
-	if err := t.checkUpstreams(ctx); err != nil {
-		return err
 	}
 
 	app, err := ctx.AppIfConfigured("token_sources")
@@ -128,10 +135,9 @@ func (t *Transport) Cleanup() error {
 }
 
 func (t *Transport) prepareTold() {
-	t.source = tellable("token_source", t.Source)
-	t.outcomes = make(map[string]told)
-	for _, name := range []string{injected, refused, passed, kept, failed} {
-		t.outcomes[name] = tellable("token_outcome", name)
+	t.told = make(map[string]told)
+	for _, outcome := range []string{injected, refused, passed, kept, failed} {
+		t.told[outcome] = newTold(t.Source, outcome)
 	}
 }
 
@@ -160,65 +166,103 @@ func (t *Transport) check() *mistake {
 
 // checkUpstreams looks at the reverse_proxy that this transport belongs to. A
 // caller must not choose where the token goes, nor the network see it.
-func (t *Transport) checkUpstreams(ctx caddy.Context) error {
-	for _, module := range ctx.Modules() {
-		handler, ok := module.(*reverseproxy.Handler)
-		if !ok {
-			continue
+func (t *Transport) checkUpstreams(ctx caddy.Context) *mistake {
+	var handler *reverseproxy.Handler
+	for _, module := range ctx.Modules() { // the last one is ours; it may stand inside another's handle_response
+		if h, ok := module.(*reverseproxy.Handler); ok {
+			handler = h
 		}
-		if m := checkAllowHosts(handler, t.AllowHosts); m != nil {
-			return m
-		}
-		for _, upstream := range handler.Upstreams {
-			if !t.TLSEnabled() && !isLocal(upstream.Dial) {
-				t.log.Warn("the token goes to this upstream without TLS (RFC 6750, section 5.3)",
-					zap.String("source", t.Source), zap.String("upstream", upstream.Dial))
-			}
-		}
+	}
+	if handler == nil {
+		return nil
+	}
+	if m := checkAllowHosts(handler, t.AllowHosts); m != nil {
+		return m
+	}
+	if m := t.checkWait(handler); m != nil {
+		return m
+	}
+	for _, address := range t.inClear(handler) {
+		t.log.Warn("the token goes to this upstream without TLS; write https:// (RFC 6750, section 5.3)",
+			zap.String("source", t.Source), zap.String("upstream", address))
 	}
 	return nil
 }
 
+// checkWait keeps reverse_proxy from taking the wait for a token for an
+// upstream's slowness.
+func (t *Transport) checkWait(handler *reverseproxy.Handler) *mistake {
+	if handler.HealthChecks == nil || handler.HealthChecks.Passive == nil || handler.HealthChecks.Passive.UnhealthyLatency <= 0 {
+		return nil
+	}
+	latency := handler.HealthChecks.Passive.UnhealthyLatency
+	if t.Wait == 0 {
+		t.Wait = min(caddy.Duration(DefaultWait), latency/2)
+	}
+	if t.Wait >= latency {
+		return wrong("wait", "this must be less than unhealthy_latency, or a slow provider has the upstreams taken for unhealthy")
+	}
+	return nil
+}
+
+// inClear returns the upstreams off this machine that are reached without TLS.
+func (t *Transport) inClear(handler *reverseproxy.Handler) (addresses []string) {
+	for _, upstream := range handler.Upstreams {
+		address, err := caddy.ParseNetworkAddress(upstream.Dial)
+		clear := !t.TLSEnabled() || err == nil && slices.Contains(t.TLS.ExceptPorts, portOf(address))
+		if clear && !isLocal(upstream.Dial) {
+			addresses = append(addresses, upstream.Dial)
+		}
+	}
+	if handler.DynamicUpstreamsRaw != nil && !t.TLSEnabled() {
+		addresses = append(addresses, "dynamic")
+	}
+	return addresses
+}
+
 // RoundTrip sends a copy of the request with the token on it. The request
-// itself stays as it is.
+// itself stays as it is, and the answer refers to it: what refers to the copy
+// might show the token.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if neverSent(req.Method) {
-		t.tell(req, failed)
-		resp := answer(req, http.StatusMethodNotAllowed, "TRACE and CONNECT are not sent to this API: the one would echo the token, the other lead it elsewhere.")
-		resp.Header.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
-		return resp, nil
+	resp, err := t.roundTrip(req)
+	if resp != nil {
+		resp.Request = req
 	}
-	if req.URL.Opaque != "" { // "x:http://elsewhere/" would be sent as it stands
+	return resp, err
+}
+
+func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
+	if refusal := t.refuse(req); refusal != nil {
 		t.tell(req, failed)
-		return answer(req, http.StatusBadRequest, "This is not a request target that can be sent to this API."), nil
+		return refusal, nil
 	}
-	if len(t.AllowHosts) > 0 && !t.allowed(req) {
-		t.tell(req, failed)
-		t.log.Warn("a request for a host that is not in allow_hosts was refused", zap.String("source", t.Source))
-		return answer(req, http.StatusForbidden, "The token for this API is not sent to that host."), nil
-	}
+	attempt, out := t.injection.newAttempt(req)
 	if t.Existing == "keep" && t.injection.present(req) {
 		t.tell(req, kept)
-		return t.HTTPTransport.RoundTrip(copyOf(req))
+		return t.send(out)
 	}
-	out := t.injection.clean(req)
+	t.injection.clean(out)
 	if followsElsewhere(req) {
 		t.tell(req, passed)
-		return t.HTTPTransport.RoundTrip(out)
+		return t.send(out)
 	}
-
 	token, err := t.token(req.Context())
 	if err != nil {
 		return t.without(req, out, err)
 	}
-	t.injection.put(out, token)
+
+	attempt.hidden = t.injection.put(out, token)
 	t.pinHost(out)
-	resp, err := t.HTTPTransport.RoundTrip(t.injection.scrubHints(out, token))
+	resp, err := t.HTTPTransport.RoundTrip(out)
 	if err != nil {
-		t.tell(req, injected)
-		return nil, quiet(err, token)
+		outcome := injected
+		if _, ok := errors.AsType[reverseproxy.DialError](err); ok {
+			outcome = failed // it never left
+		}
+		t.tell(req, outcome)
+		return nil, attempt.hidden.quiet(err)
 	}
-	t.injection.scrubAnswer(resp, req.Method, token)
+	attempt.scrubAnswer(resp, req.Method)
 	if t.refuses(resp) {
 		t.tell(req, refused)
 		t.refresher.Report(token)
@@ -228,22 +272,37 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// send sends a request without a token.
+func (t *Transport) send(out *http.Request) (*http.Response, error) {
+	resp, err := t.HTTPTransport.RoundTrip(out)
+	if err != nil {
+		err = hidden{}.quiet(err)
+	}
+	return resp, err
+}
+
+// refuse answers what must not be sent with a token, nor without one.
+func (t *Transport) refuse(req *http.Request) *http.Response {
+	switch {
+	case neverSent(req.Method):
+		resp := answer(req, http.StatusMethodNotAllowed, "TRACE and CONNECT are not sent to this API: the one would echo the token, the other lead it elsewhere.")
+		resp.Header.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+		return resp
+	case req.URL.Opaque != "": // "x:http://elsewhere/" would be sent as it stands
+		return answer(req, http.StatusBadRequest, "This is not a request target that can be sent to this API.")
+	case len(t.AllowHosts) > 0 && !t.allowed(req):
+		t.log.Warn("a request for a host that is not in allow_hosts was refused",
+			zap.String("source", t.Source), zap.Strings("allow_hosts", t.AllowHosts))
+		return answer(req, http.StatusForbidden, "The token for this API is not sent to that host.")
+	}
+	return nil
+}
+
 // neverSent says whether a method is one by which an upstream could echo the
 // token, or that names a host of the caller's choice. There are servers that
 // do not look at letter case.
 func neverSent(method string) bool {
 	return strings.EqualFold(method, http.MethodTrace) || strings.EqualFold(method, http.MethodConnect)
-}
-
-// copyOf returns a copy of the request that says the same: the transport
-// beneath writes the scheme into its URL.
-func copyOf(req *http.Request) *http.Request {
-	out := &struct { // one allocation
-		request http.Request
-		url     url.URL
-	}{*req, *req.URL}
-	out.request.URL = &out.url
-	return &out.request
 }
 
 // token returns a valid token; the time to wait for one is the caller's own or
@@ -265,7 +324,7 @@ func (t *Transport) without(req, out *http.Request, err error) (*http.Response, 
 	}
 	if t.Unavailable == "pass" {
 		t.tell(req, passed)
-		return t.HTTPTransport.RoundTrip(out)
+		return t.send(out)
 	}
 	t.tell(req, failed)
 	return unavailable(req, t.Source, err), nil
@@ -287,15 +346,14 @@ func (t *Transport) refuses(resp *http.Response) bool {
 
 // tell puts the outcome into the access log and into placeholders. Health
 // checks have neither.
-func (t *Transport) tell(req *http.Request, name string) {
-	outcome := t.outcomes[name]
+func (t *Transport) tell(req *http.Request, outcome string) {
+	told := t.told[outcome]
 	ctx := req.Context()
 	if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		extra.Set(t.source.field)
-		extra.Set(outcome.field)
+		extra.Set(told.field)
 	}
 	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http.inject_token.source", t.source.placeholder)
-		repl.Set("http.inject_token.outcome", outcome.placeholder)
+		repl.Set("http.inject_token.source", told.source)
+		repl.Set("http.inject_token.outcome", told.outcome)
 	}
 }

@@ -27,6 +27,10 @@ type Grant struct {
 	values func(*settings) url.Values
 }
 
+// BeginsWithRefreshToken says that every request of the grant is a refresh
+// request.
+func (g Grant) BeginsWithRefreshToken() bool { return g.values == nil }
+
 // grants is read by whoever checks, explains or sends: one entry a grant.
 var grants = map[string]Grant{
 	"client_credentials": clientCredentials,

@@ -131,7 +131,7 @@ func (s *Source) Obtain(ctx context.Context, previous *Token) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.grant.values == nil {
+	if s.grant.BeginsWithRefreshToken() {
 		return s.outcome(s.send(ctx, true, current, previous))
 	}
 	spent := false
