@@ -66,10 +66,9 @@ func (a *App) provision(name string, s *Source) error {
 	if m := s.check(); m != nil {
 		return m
 	}
-	for option, secret := range s.secrets() {
-		if isLiteral(secret) {
-			a.log.Warn("this secret stands in the configuration itself; {file.PATH} or {env.NAME} would keep it out",
-				zap.String("source", name), zap.String("option", option))
+	for _, secret := range s.secrets() {
+		if warning := literalWarning(secret.value); warning != "" {
+			a.log.Warn(warning, zap.String("source", name), zap.String("option", secret.option))
 		}
 	}
 	key, err := keyOf(name, s) // before a transport adds its defaults

@@ -36,8 +36,18 @@ func lookup(name string) (string, bool) {
 	return value, true
 }
 
-// isLiteral says whether a secret stands in the configuration itself, where
-// everybody sees it who can read that.
-func isLiteral(secret string) bool {
-	return secret != "" && !slices.ContainsFunc(tokensource.Placeholders(secret), isRuntime)
+// literalWarning says what is to be said of a secret that stands in the
+// configuration itself, where everybody sees it who can read that; "" of one
+// that does not.
+func literalWarning(secret string) string {
+	switch {
+	case secret == "",
+		slices.ContainsFunc(tokensource.Placeholders(secret), func(name string) bool {
+			return isRuntime(name) || name == tokensource.RefreshTokenPlaceholder
+		}):
+		return ""
+	case strings.HasPrefix(secret, "/"), strings.Contains(secret, "{file"), strings.Contains(secret, "{env"):
+		return "this secret is sent as it is written here, and not read from anywhere; write {file.PATH} or {env.NAME}"
+	}
+	return "this secret stands in the configuration itself; {file.PATH} or {env.NAME} would keep it out"
 }

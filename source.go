@@ -3,6 +3,7 @@ package injecttoken
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -240,13 +241,44 @@ func params(list []Param) []tokensource.Param {
 	return out
 }
 
-// secrets returns the options of the source that should be placeholders.
-func (s *Source) secrets() map[string]string {
-	return map[string]string{
-		"client_secret": s.ClientSecret,
-		"password":      s.Password,
-		"refresh_token": s.RefreshToken,
+// secretOption is an option whose value is a secret.
+type secretOption struct{ option, value string }
+
+// secrets returns the options of the source that should be placeholders. Which
+// parameters and fields are secret, only their names can tell.
+func (s *Source) secrets() []secretOption {
+	all := []secretOption{{"client_secret", s.ClientSecret}, {"password", s.Password}, {"refresh_token", s.RefreshToken}}
+	add := func(option, name, value string) {
+		if tokensource.IsSecretName(name) {
+			all = append(all, secretOption{option + name, value})
+		}
 	}
+	for _, p := range s.Params {
+		add("param ", p.Name, p.Value)
+	}
+	for option, r := range map[string]*TokenRequest{"token_request ": s.TokenRequest, "refresh_request ": s.RefreshRequest} {
+		if r == nil {
+			continue
+		}
+		for _, h := range r.Headers {
+			add(option+"header ", h.Name, h.Value)
+		}
+		for _, p := range r.Params {
+			add(option+"param ", p.Name, p.Value)
+		}
+	}
+	if u, err := url.Parse(s.TokenURL); err == nil {
+		for name, values := range u.Query() {
+			add("token_url ?", name, strings.Join(values, ""))
+		}
+	}
+	if s.Transport != nil {
+		var proxy struct{ URL string }
+		if json.Unmarshal(s.Transport.NetworkProxyRaw, &proxy) == nil && strings.Contains(proxy.URL, "@") {
+			all = append(all, secretOption{"transport network_proxy", proxy.URL})
+		}
+	}
+	return all
 }
 
 // tokenEndpoint returns the host of the token URL, for logs.

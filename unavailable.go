@@ -47,6 +47,8 @@ func unavailable(req *http.Request, source string, err error) *http.Response {
 	switch {
 	case u.Waited:
 		resp = answer(req, http.StatusGatewayTimeout, "There is no token for this API: the token source "+source+" did not get one in time.")
+	case u.Permanent && u.Cause.StatusCode == 0: // nobody was asked
+		resp = answer(req, http.StatusBadGateway, "There is no token for this API: the configuration of the token source "+source+" does not work, and an operator must see to that.")
 	case u.Permanent:
 		resp = answer(req, http.StatusBadGateway, "There is no token for this API: the provider of the token source "+source+" rejects it, and an operator must see to that.")
 	default:

@@ -272,8 +272,8 @@ func (f cause) assertLog(t *testing.T, c *harness.Caddy, p *provider.Provider) {
 		if status, _ := line["status"].(float64); status != f.httpCode {
 			t.Errorf("%s: the log's status is %v, want %v", f.name, status, f.httpCode)
 		}
-		if next, _ := line["next"].(string); f.permanent != strings.HasPrefix(next, "not tried again") {
-			t.Errorf("%s: the log says of what comes next: %v", f.name, line["next"])
+		if until, _ := line["until"].(string); f.permanent != strings.HasPrefix(until, "not tried again") {
+			t.Errorf("%s: the log says of what comes next: %v", f.name, line["until"])
 		}
 	}
 	for i := range len(lines) - 1 {

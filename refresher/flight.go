@@ -120,7 +120,7 @@ func (r *Refresher) failed(err *tokensource.Error) {
 			r.current.Store(nil)
 		}
 		if r.Current() != nil {
-			r.schedule(r.looked.Add(lookEvery))
+			r.scheduleLook()
 		}
 		return
 	}
@@ -130,6 +130,18 @@ func (r *Refresher) failed(err *tokensource.Error) {
 	}
 	r.retryAt = r.now().Add(retryAfter(r.failures, err.RetryAfter, lifetime, random()))
 	r.schedule(r.retryAt)
+}
+
+// scheduleLook sets the timer for the next look for changed secrets, or for the
+// end of the token, of which the log is to know. The caller holds mu.
+func (r *Refresher) scheduleLook() {
+	due := r.now().Add(lookEvery)
+	if t := r.current.Load(); t.Lifetime > 0 {
+		if end := t.Issued.Add(t.Lifetime); untilEither(end, r.now()) < lookEvery {
+			due = end
+		}
+	}
+	r.schedule(due)
 }
 
 // isDead says that the provider itself will not issue another token. Where only
@@ -158,20 +170,30 @@ func (r *Refresher) stopTimer() {
 // due.
 func (r *Refresher) tick() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	report := r.doDue()
+	e := r.environment()
+	r.mu.Unlock()
+	if report != nil && e != nil {
+		report(e.Log)
+	}
+}
+
+// doDue returns what is to be logged, or nil. The caller holds mu.
+func (r *Refresher) doDue() (report func(*zap.Logger)) {
 	switch {
 	case r.ended || r.flight != nil || r.due.IsZero():
 	case untilEither(r.due, r.now()) > 0:
 		r.schedule(r.due)
-	case r.failure != nil && r.failure.Permanent:
-		// While there is a token, nobody who waits for one has it looked at.
-		if r.Current() != nil {
-			r.lookForChange()
-			r.schedule(r.now().Add(lookEvery))
-		}
-	default:
+	case r.failure == nil || !r.failure.Permanent:
 		r.fly()
+	case r.Current() != nil: // nobody waits for a token and so has the secrets looked at
+		r.lookForChange()
+		r.scheduleLook()
+	default:
+		fields := r.failureFields()
+		return func(log *zap.Logger) { log.Error("the token has ended, and there is no other", fields...) }
 	}
+	return nil
 }
 
 // lookForChange begins a look for changed secrets, where nothing else will be
@@ -213,7 +235,8 @@ func (r *Refresher) lookNow(failure *tokensource.Error) {
 }
 
 // report returns what is to be logged of a flight, once mu is not held any
-// more. One line a flight: while a provider is down there is one at most each
+// more. One line a flight, and one where a token ends for which there is no
+// other: while a provider is down there is one at most each
 // second, and soon one each minute.
 func (r *Refresher) report(token *tokensource.Token, err error, first bool) func(*zap.Logger) {
 	if err == nil {
@@ -229,6 +252,19 @@ func (r *Refresher) report(token *tokensource.Token, err error, first bool) func
 			log.Info(message, zap.Duration("lifetime", token.Lifetime), zap.Time("expires", token.Expiry()))
 		}
 	}
+	fields := r.failureFields()
+	current := r.Current()
+	if current == nil {
+		return func(log *zap.Logger) { log.Error("no token", fields...) }
+	}
+	if current.Lifetime > 0 {
+		fields = append(fields, zap.Time("expires", current.Expiry()))
+	}
+	return func(log *zap.Logger) { log.Warn("token not renewed, the present one is served", fields...) }
+}
+
+// failureFields says what the last token request came to. The caller holds mu.
+func (r *Refresher) failureFields() []zap.Field {
 	e := r.failure
 	fields := []zap.Field{zap.String("reason", e.Error()), zap.Int("failures", r.failures)}
 	if e.Code != "" {
@@ -238,16 +274,7 @@ func (r *Refresher) report(token *tokensource.Token, err error, first bool) func
 		fields = append(fields, zap.Int("status", e.StatusCode))
 	}
 	if e.Permanent {
-		fields = append(fields, zap.String("next", "not tried again until a secret or the configuration changes"))
-	} else {
-		fields = append(fields, zap.Time("next", r.retryAt))
+		return append(fields, zap.String("until", "not tried again until a secret or an option of the source changes, or Caddy is restarted"))
 	}
-	current := r.Current()
-	if current == nil {
-		return func(log *zap.Logger) { log.Error("no token", fields...) }
-	}
-	if current.Lifetime > 0 {
-		fields = append(fields, zap.Time("expires", current.Expiry()))
-	}
-	return func(log *zap.Logger) { log.Warn("token not renewed, the present one is served", fields...) }
+	return append(fields, zap.Time("next", r.retryAt))
 }

@@ -83,7 +83,7 @@ func TestEachTokenRequestIsOneLineOfTheRightLevel(t *testing.T) {
 		time.Sleep(time.Hour + 10*time.Second)
 		w.wantLine(zapcore.ErrorLevel, "no token", map[string]any{
 			"reason": "HTTP status 401, invalid_client", "failures": int64(3), "code": "invalid_client", "status": int64(401),
-			"next": "not tried again until a secret or the configuration changes",
+			"until": "not tried again until a secret or an option of the source changes, or Caddy is restarted",
 		})
 		each(10*time.Millisecond, time.Minute, func() { w.refused() })
 		w.wantRequests(5, 5) // and so many lines
@@ -110,7 +110,7 @@ func TestADroppedTokenIsNotCalledServed(t *testing.T) {
 		w.Report(w.served())
 		w.wantLine(zapcore.ErrorLevel, "no token", map[string]any{
 			"reason": "HTTP status 401, invalid_client", "failures": int64(1), "code": "invalid_client", "status": int64(401),
-			"next": "not tried again until a secret or the configuration changes",
+			"until": "not tried again until a secret or an option of the source changes, or Caddy is restarted",
 		})
 	})
 }
@@ -127,5 +127,23 @@ func TestALogThatHangsHoldsNoCaller(t *testing.T) {
 		w.Report(w.served())
 		w.served()
 		close(release)
+	})
+}
+
+func TestTheEndOfATokenIsAnErrorInTheLogWhereThereWillBeNoOther(t *testing.T) {
+	inWorld(t, Options{}, func(w *world) {
+		w.provider.lifetime = 100 * time.Second
+		w.start()
+		w.provider.fails(rejected(nil))
+		time.Sleep(99 * time.Second)
+		if n := w.log.FilterLevelExact(zapcore.ErrorLevel).Len(); n != 0 {
+			t.Errorf("%d errors while there is a token", n)
+		}
+		time.Sleep(time.Hour)
+		w.refused()
+		lines := w.log.FilterLevelExact(zapcore.ErrorLevel).All()
+		if len(lines) != 1 || lines[0].Message != "the token has ended, and there is no other" || lines[0].ContextMap()["code"] != "invalid_client" {
+			t.Errorf("the errors are %v", lines)
+		}
 	})
 }

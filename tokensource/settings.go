@@ -136,6 +136,10 @@ func (e *expansion) secret(option, template string) string {
 // secretName is what names of parameters look like that hold a secret.
 var secretName = regexp.MustCompile(`(?i)pass|secret|token|key|pin$|code|assertion|signature|credential|auth`)
 
+// IsSecretName says whether a parameter or a header field of that name is
+// taken for a secret.
+func IsSecretName(name string) bool { return secretName.MatchString(name) }
+
 // params resolves a list of parameters. Which of them are secret only their
 // names can tell; in a login that is not OAuth, any may be.
 func (e *expansion) params(list []Param, all bool) []Param {
@@ -153,7 +157,7 @@ func (e *expansion) params(list []Param, all bool) []Param {
 			}
 		}
 		p.Value = e.text(option, p.Value)
-		if all || secretName.MatchString(p.Name) {
+		if all || IsSecretName(p.Name) {
 			e.secrets = append(e.secrets, p.Value)
 		}
 		out[i] = p
@@ -191,7 +195,7 @@ func (e *expansion) query(text string) {
 		return
 	}
 	for name, values := range u.Query() {
-		if secretName.MatchString(name) {
+		if IsSecretName(name) {
 			e.secrets = append(e.secrets, values...)
 		}
 	}
