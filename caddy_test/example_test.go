@@ -2,6 +2,8 @@ package caddy_test
 
 import (
 	"net/http"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -9,26 +11,40 @@ import (
 	"github.com/caddytoken/inject-token/caddy_test/internal/harness"
 )
 
-// TestCaddyfileExampleRunsAsItIs changes nothing of it but its ports, which
-// may be taken on the machine that tests.
-func TestCaddyfileExampleRunsAsItIs(t *testing.T) {
+// readmeCurl is a call of curl in the README, and what it prints.
+var readmeCurl = regexp.MustCompile(`(?m)^    \$ curl (http://\S+).*\n    (.*)$`)
+
+// TestTheREADMEsFirstCommandDoesWhatItSays changes nothing of the example but
+// its ports, which may be taken on the machine that tests.
+func TestTheREADMEsFirstCommandDoesWhatItSays(t *testing.T) {
 	t.Parallel()
-	text := harness.ReadRepositoryFile(t, "Caddyfile.example")
-	ports := make(map[string]string)
-	for _, port := range []string{"8080", "8081", "8082"} {
-		ports[port] = itoa(harness.Port(t))
-		text = strings.ReplaceAll(text, "127.0.0.1:"+port, "127.0.0.1:"+ports[port])
+	readme := harness.ReadRepositoryFile(t, "README.md")
+	command := regexp.MustCompile(`(?m)^    (go run .*)$`).FindStringSubmatch(readme)
+	calls := readmeCurl.FindAllStringSubmatch(readme, -1)
+	if command == nil || len(calls) != 2 {
+		t.Fatalf("the README's commands are not found: %q, %q", command, calls)
 	}
-	const admin = "admin 127.0.0.1:2019"
-	if strings.Count(text, admin) != 1 {
-		t.Fatal("the example has another admin address")
+	const example = "Caddyfile.example"
+	text := harness.ReadRepositoryFile(t, example)
+	var ports []string
+	for _, port := range []string{"8080", "8081", "8082", "2019"} {
+		if !strings.Contains(text, "127.0.0.1:"+port) {
+			t.Fatalf("the example does not use port %s", port)
+		}
+		ports = append(ports, "127.0.0.1:"+port, "127.0.0.1:"+itoa(harness.Port(t)))
 	}
-	c := harness.Start(t, strings.Replace(text, admin, "{{globals}}", 1))
-	c.Eventually(20*time.Second, "the example answers", func() bool {
-		resp, body := harness.Get(t, "http://127.0.0.1:"+ports["8080"]+"/hello")
-		return resp.StatusCode == http.StatusOK && body == "Hello! You asked for /hello with a valid token."
-	})
-	if resp, body := harness.Get(t, "http://127.0.0.1:"+ports["8082"]+"/hello"); resp.StatusCode != http.StatusUnauthorized || body != "No token, no answer." {
-		t.Errorf("without a token the API answers %d %q", resp.StatusCode, body)
+	moved := strings.NewReplacer(ports...)
+	dir := t.TempDir()
+	harness.WriteFile(t, dir, example, moved.Replace(text))
+	if !strings.Contains(command[1], " "+example) {
+		t.Fatalf("%q does not run the example", command[1])
+	}
+	harness.StartCommand(t, dir, strings.Replace(command[1], " "+example, " "+filepath.Join(dir, example), 1))
+
+	harness.Eventually(t, 10*time.Minute, "the example answers", func() bool { return tryToAsk(moved.Replace(calls[0][1])).status == http.StatusOK })
+	for i, status := range []int{http.StatusOK, http.StatusUnauthorized} {
+		if got := ask(t, moved.Replace(calls[i][1])); got.status != status || got.body != calls[i][2] {
+			t.Errorf("%s: answered %d %q, and the README says %q", calls[i][1], got.status, got.body, calls[i][2])
+		}
 	}
 }

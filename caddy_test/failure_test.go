@@ -565,6 +565,41 @@ func TestHandleResponseShapesOurOwnAnswers(t *testing.T) {
 // TestACorrectedSecretFileHealsWithinTenSeconds corrects a file while callers
 // ask. Until then each of them is told at once, and no provider is asked: it
 // would not answer.
+func TestHandleErrorsDoesNotSeeOurOwnAnswersAndUnhealthyStatusDoes(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	p.Set(func(k *provider.Knobs) { k.Intercept = provider.Fail(http.StatusUnauthorized, "invalid_client") })
+	text, url := caddyfile(t, crmSource(p, ""), `inject_token crm `+p.API+` {
+		fail_duration 5m
+		unhealthy_status 502
+	}
+	handle_errors {
+		respond "an error of {err.status_code}"
+	}`)
+	c := harness.Start(t, text, withSecret(provider.ClientSecret))
+	if got := ask(t, url); got.status != http.StatusBadGateway || strings.Contains(got.body, "an error of") {
+		t.Errorf("answered %d %q", got.status, got.body)
+	}
+	if states := upstreams(t, c); len(states) != 1 || states[0].Fails != 1 {
+		t.Errorf("the upstreams are %+v", states)
+	}
+}
+
+// TestSecretsOfSystemdCredentialsAreRead has the folder in a variable, as
+// systemd does.
+func TestSecretsOfSystemdCredentialsAreRead(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	folder := t.TempDir()
+	harness.WriteFile(t, folder, "crm", provider.ClientSecret+"\n")
+	source := strings.Replace(crmSource(p, ""), "{file.{{dir}}/secret}", "{file.{$CREDENTIALS_DIRECTORY}/crm}", 1)
+	text, url := caddyfile(t, source, "inject_token crm "+p.API)
+	harness.Start(t, text, harness.Env("CREDENTIALS_DIRECTORY="+folder))
+	if got := ask(t, url); got.status != http.StatusOK {
+		t.Errorf("answered %d %q", got.status, got.body)
+	}
+}
+
 func TestACorrectedSecretFileHealsWithinTenSeconds(t *testing.T) {
 	for name, before := range map[string]string{"wrong": "wrong-secret", "missing": ""} {
 		t.Run(name, func(t *testing.T) {

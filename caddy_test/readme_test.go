@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,24 +50,53 @@ func TestEveryCaddyfileOfTheREADMEIsValidAndFormatted(t *testing.T) {
 	}
 }
 
-func TestTheOptionsOfTheREADMEAreThoseThatThereAre(t *testing.T) {
-	t.Parallel()
-	readme := harness.ReadRepositoryFile(t, "README.md")
+// optionsAfter returns the options that stand in the table after a heading.
+func optionsAfter(t *testing.T, heading string) (names []string) {
+	t.Helper()
+	_, section, found := strings.Cut(harness.ReadRepositoryFile(t, "README.md"), "\n## "+heading+"\n")
+	if !found {
+		t.Fatalf("the README has no heading %q", heading)
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	for _, row := range regexp.MustCompile(`(?m)^\| (.*?) \| `).FindAllStringSubmatch(section, -1) {
+		for _, name := range regexp.MustCompile("`([a-z_]+)[^`]*`").FindAllStringSubmatch(row[1], -1) {
+			names = append(names, name[1])
+		}
+	}
+	return names
+}
+
+// optionsThatThereAre returns those that an error lists, in a block.
+func optionsThatThereAre(t *testing.T, before, after string) []string {
+	t.Helper()
 	dir := t.TempDir()
-	harness.WriteFile(t, dir, "Caddyfile", "{\n\ttoken_sources {\n\t\tsource a {\n\t\t\txyzzy 1\n\t\t}\n\t}\n}\n")
+	harness.WriteFile(t, dir, "Caddyfile", before+"\nxyzzy 1\n"+after)
 	out, code := harness.Run(t, dir, "adapt", "--config", "Caddyfile")
 	_, list, found := strings.Cut(out, "there are: ")
 	if code == 0 || !found {
 		t.Fatalf("an unknown option was answered %d %s", code, out)
 	}
 	list, _, _ = strings.Cut(list, ", at ")
-	options := strings.Split(list, ", ")
-	if len(options) < 15 {
-		t.Fatalf("few options: %v", options)
-	}
-	for _, option := range options {
-		if !regexp.MustCompile("(?m)^\\|.*`" + option + "[ `]").MatchString(readme) {
-			t.Errorf("the README's table does not explain %s", option)
+	return strings.Split(list, ", ")
+}
+
+func TestTheOptionsOfTheREADMEAreThoseThatThereAre(t *testing.T) {
+	t.Parallel()
+	const source = "{\ntoken_sources {\nsource crm {\ngrant custom\ntoken_url https://auth.example.org\n"
+	const site = "}\n}\n}\nlocalhost {\n"
+	ofSource := slices.Concat(
+		optionsThatThereAre(t, source, "}\n}\n}"),
+		optionsThatThereAre(t, source+"token_response {", "}\n}\n}\n}"),
+	)
+	// The block of a refresh_request is told in the row of its option.
+	ofTransport := optionsThatThereAre(t, source+site+"reverse_proxy https://a.example.org {\ntransport inject_token crm {", "}\n}\n}")
+	ofTransport = slices.DeleteFunc(ofTransport, func(name string) bool { return name == "http" }) // told below the table
+	for heading, want := range map[string][]string{"Options of a source": ofSource, "Options of `inject_token`": ofTransport} {
+		got := optionsAfter(t, heading)
+		slices.Sort(got)
+		slices.Sort(want)
+		if got, want := slices.Compact(got), slices.Compact(want); !slices.Equal(got, want) {
+			t.Errorf("%s: the README has %q, and there are %q", heading, got, want)
 		}
 	}
 }
