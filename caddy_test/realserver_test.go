@@ -238,6 +238,12 @@ func TestRealServersRefuseAWrongSecret(t *testing.T) {
 			if resp.StatusCode != http.StatusBadGateway || !strings.Contains(resp.Header.Get("Proxy-Status"), `details="invalid_client"`) {
 				t.Errorf("answered %d with Proxy-Status %q", resp.StatusCode, resp.Header.Get("Proxy-Status"))
 			}
+			for range 20 {
+				harness.Get(t, address)
+			}
+			if n := c.LogCount("token_sources.real", "no token"); n != 1 {
+				t.Errorf("%d token requests", n)
+			}
 		})
 	}
 }

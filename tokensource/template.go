@@ -86,24 +86,32 @@ func (r *resolver) expand(option, template string, escape, brace func(string) st
 			return out.String(), failed
 		}
 		out.WriteString(template[:m[0]])
-		whole := template[m[0]:m[1]]
-		switch name := whole[1 : len(whole)-1]; {
-		case whole == `\{`:
+		if whole := template[m[0]:m[1]]; whole == `\{` {
 			out.WriteString(brace(template[m[1]-1:]))
-		default:
-			value, known := r.value(name)
-			if !known {
-				value = whole
-			} else if value == "" && failed == nil {
-				failed = fmt.Errorf("%s: the placeholder {%s} is empty or cannot be read", option, name)
-			}
-			if known && name == RefreshTokenPlaceholder {
-				value = escape(value)
+		} else {
+			value, err := r.placed(option, whole, escape)
+			if failed == nil {
+				failed = err
 			}
 			out.WriteString(value)
 		}
 		template = template[m[1]:]
 	}
+}
+
+// placed returns what goes in the place of a placeholder in braces.
+func (r *resolver) placed(option, whole string, escape func(string) string) (string, error) {
+	name := whole[1 : len(whole)-1]
+	value, known := r.value(name)
+	switch {
+	case !known:
+		return whole, nil
+	case value == "":
+		return "", fmt.Errorf("%s: the placeholder {%s} is empty or cannot be read", option, name)
+	case name == RefreshTokenPlaceholder:
+		return escape(value), nil
+	}
+	return value, nil
 }
 
 // knows says whether a name is that of a placeholder.
