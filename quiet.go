@@ -1,9 +1,12 @@
 package injecttoken
 
 import (
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/caddytoken/inject-token/tokensource"
@@ -17,56 +20,59 @@ const leastShown = 8
 // for every encoding of a token; in longer ones it is looked for as it is.
 const mostShown = 8 << 10
 
-// hidden is a token that upstreams must not show. It knows at a glance of most
-// texts that they do not hold it.
+// hidden is a token that upstreams must not show. It sees at a glance that most
+// texts do not hold it.
 type hidden struct {
 	token   string
-	changes bool // by escapes, as in a URL
-	digits  int  // of it in base64; in hex there are more
+	needles []string // one of which stands in every text that holds the token
 }
 
 func newHidden(token *tokensource.Token) hidden {
 	secret := token.AccessToken
-	return hidden{
-		token:   secret,
-		changes: strings.ContainsFunc(secret, func(r rune) bool { return r > 0x7f || !isDigit(byte(r)) && r != '.' && r != '~' }),
-		digits:  len(secret) * 4 / 3,
+	if len(secret) < leastShown {
+		return hidden{}
 	}
+	// What escapes leave as it is, and what is the same of every text that holds
+	// the token, in base64 and in hex.
+	needles := []string{longestWord(secret), fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret)}
+	for skipped := range 3 {
+		digits := len(secret[skipped:]) * 8 / 24 * 4
+		needles = append(needles,
+			base64.StdEncoding.EncodeToString([]byte(secret[skipped:]))[:digits],
+			base64.URLEncoding.EncodeToString([]byte(secret[skipped:]))[:digits])
+	}
+	slices.Sort(needles)
+	return hidden{secret, slices.Compact(needles)}
 }
 
-// in returns a text without the token.
-func (h hidden) in(text string) string {
-	switch {
-	case len(h.token) < leastShown:
-		return text
-	case len(text) > mostShown:
-		return strings.ReplaceAll(text, h.token, "[redacted]")
-	case strings.Contains(text, h.token), h.changes && strings.ContainsAny(text, `%\&`), h.longRun(text):
-		return tokensource.Scrub(text, h.token)
-	}
-	return text
-}
-
-// longRun says whether as many digits of an encoding stand in a text as the
-// token would need.
-func (h hidden) longRun(text string) bool {
-	run := 0
-	for i := 0; i < len(text) && run+len(text)-i >= h.digits; i++ {
-		if isDigit(text[i]) || text[i] == '+' || text[i] == '/' {
-			run++
-		} else {
-			run = 0
-		}
-		if run >= h.digits {
-			return true
+// longestWord returns the longest part of a text that no encoding of an escape
+// changes.
+func longestWord(text string) (longest string) {
+	for word := range strings.FieldsFuncSeq(text, func(r rune) bool { return r > 0x7f || !isDigit(byte(r)) || r == '-' || r == '_' }) {
+		if len(word) > len(longest) {
+			longest = word
 		}
 	}
-	return false
+	return longest
 }
 
 // isDigit is true for a digit of base64url.
 func isDigit(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
+}
+
+// in returns a text without the token.
+func (h hidden) in(text string) string {
+	for _, needle := range h.needles {
+		if len(needle) > len(text) || !strings.Contains(text, needle) {
+			continue
+		}
+		if len(text) > mostShown {
+			return strings.ReplaceAll(text, h.token, "[redacted]")
+		}
+		return tokensource.Scrub(text, h.token)
+	}
+	return text
 }
 
 // quiet takes the token out of the text of an error: net/http quotes what it
