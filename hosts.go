@@ -1,54 +1,12 @@
 package injecttoken
 
 import (
-	"bytes"
-	"encoding/json"
 	"net/http"
 	"strconv"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
-
-	"github.com/caddytoken/inject-token/tokensource"
 )
-
-// checkAllowHosts wants allow_hosts where the address of an upstream is not
-// known from the configuration.
-func checkAllowHosts(handler *reverseproxy.Handler, allowed []string) *mistake {
-	open := hasBraces(handler.DynamicUpstreamsRaw)
-	for _, upstream := range handler.Upstreams {
-		if strings.Contains(upstream.Dial, "{") {
-			open = true
-			continue
-		}
-		address, err := caddy.ParseNetworkAddressWithDefaults(upstream.Dial, "tcp", 0)
-		if len(allowed) > 0 && err == nil && !(isTCP(address.Network) && hostAllowed(address.Host, portOf(address), allowed)) {
-			return wrong("allow_hosts", "the upstream %s is not allowed by it, so that all requests would be refused", upstream.Dial)
-		}
-	}
-	if open && len(allowed) == 0 {
-		return wrong("allow_hosts", "missing; the address of an upstream holds a placeholder, so say which hosts may get the token, such as allow_hosts *.example.org")
-	}
-	return nil
-}
-
-func isTCP(network string) bool { return strings.HasPrefix(network, "tcp") }
-
-// hasBraces says whether a text in a JSON value holds a brace, as placeholders
-// do, whatever they are named.
-func hasBraces(raw json.RawMessage) bool {
-	d := json.NewDecoder(bytes.NewReader(raw))
-	for {
-		token, err := d.Token()
-		if err != nil {
-			return false
-		}
-		if text, ok := token.(string); ok && strings.Contains(text, "{") {
-			return true
-		}
-	}
-}
 
 // pinHost has a forward proxy take a request to its upstream. A proxy of plain
 // HTTP goes where Host says, which may be the caller's.
@@ -61,15 +19,6 @@ func (t *Transport) pinHost(out *http.Request) {
 	if proxy, err := beneath.Proxy(out); err == nil && proxy != nil && strings.HasPrefix(proxy.Scheme, "http") {
 		out.Host = out.URL.Host
 	}
-}
-
-// isLocal says whether an upstream's address stays on this machine.
-func isLocal(dial string) bool {
-	address, err := caddy.ParseNetworkAddress(dial)
-	if err != nil {
-		return strings.Contains(dial, "{") // not known
-	}
-	return address.IsUnixNetwork() || address.IsFdNetwork() || tokensource.IsLoopback(address.Host)
 }
 
 // allowed says whether the host that will be dialed may get the token. A file or
@@ -148,8 +97,4 @@ func splitHostPort(text string) (host, port string) {
 		host = text
 	}
 	return strings.Trim(host, "[]"), port
-}
-
-func portOf(address caddy.NetworkAddress) string {
-	return strconv.FormatUint(uint64(address.StartPort), 10)
 }

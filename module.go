@@ -8,11 +8,12 @@
 // refresher of an unchanged source live through a reload.
 //
 // The transport http.reverse_proxy.transport.inject_token (transport.go) puts
-// the token on a copy of the request that nothing but the upstream ever sees:
-// injection.go and query.go say where it stands, hosts.go where it may go, and
-// unavailable.go what callers get where there is none. The directive inject_token is its
-// shortcut (caddyfile.go); the global option token_sources is read in
-// caddyfile_sources.go.
+// the token on a copy of the request that nothing but the upstream ever sees
+// (attempt.go): injection.go and query.go say where it stands, upstreams.go and
+// hosts.go where it may go, quiet.go how it is kept out of what comes back, and
+// unavailable.go what callers get where there is none. The directive
+// inject_token is its shortcut (caddyfile.go); the global option token_sources
+// is read in caddyfile_sources.go, both by the reader of caddyfile_reader.go.
 package injecttoken
 
 import (

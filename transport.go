@@ -164,62 +164,6 @@ func (t *Transport) check() *mistake {
 	return m
 }
 
-// checkUpstreams looks at the reverse_proxy that this transport belongs to. A
-// caller must not choose where the token goes, nor the network see it.
-func (t *Transport) checkUpstreams(ctx caddy.Context) *mistake {
-	var handler *reverseproxy.Handler
-	for _, module := range ctx.Modules() { // the last one is ours; it may stand inside another's handle_response
-		if h, ok := module.(*reverseproxy.Handler); ok {
-			handler = h
-		}
-	}
-	if handler == nil {
-		return nil
-	}
-	if m := checkAllowHosts(handler, t.AllowHosts); m != nil {
-		return m
-	}
-	if m := t.checkWait(handler); m != nil {
-		return m
-	}
-	for _, address := range t.inClear(handler) {
-		t.log.Warn("the token goes to this upstream without TLS; write https:// (RFC 6750, section 5.3)",
-			zap.String("source", t.Source), zap.String("upstream", address))
-	}
-	return nil
-}
-
-// checkWait keeps reverse_proxy from taking the wait for a token for an
-// upstream's slowness.
-func (t *Transport) checkWait(handler *reverseproxy.Handler) *mistake {
-	if handler.HealthChecks == nil || handler.HealthChecks.Passive == nil || handler.HealthChecks.Passive.UnhealthyLatency <= 0 {
-		return nil
-	}
-	latency := handler.HealthChecks.Passive.UnhealthyLatency
-	if t.Wait == 0 {
-		t.Wait = min(caddy.Duration(DefaultWait), latency/2)
-	}
-	if t.Wait >= latency {
-		return wrong("wait", "this must be less than unhealthy_latency, or a slow provider has the upstreams taken for unhealthy")
-	}
-	return nil
-}
-
-// inClear returns the upstreams off this machine that are reached without TLS.
-func (t *Transport) inClear(handler *reverseproxy.Handler) (addresses []string) {
-	for _, upstream := range handler.Upstreams {
-		address, err := caddy.ParseNetworkAddress(upstream.Dial)
-		clear := !t.TLSEnabled() || err == nil && slices.Contains(t.TLS.ExceptPorts, portOf(address))
-		if clear && !isLocal(upstream.Dial) {
-			addresses = append(addresses, upstream.Dial)
-		}
-	}
-	if handler.DynamicUpstreamsRaw != nil && !t.TLSEnabled() {
-		addresses = append(addresses, "dynamic")
-	}
-	return addresses
-}
-
 // RoundTrip sends a copy of the request with the token on it. The request
 // itself stays as it is, and the answer refers to it: what refers to the copy
 // might show the token.
