@@ -607,17 +607,17 @@ func TestACorrectedSecretFileHealsWithinTenSeconds(t *testing.T) {
 			p := provider.New(t, provider.Dialect{})
 			text, url := caddyfile(t, crmSource(p, ""), "inject_token crm "+p.API+" {\n wait 50s\n fail_duration 5m\n}")
 			options := []harness.Option{}
-			code, expected := "", 1
+			code, expected, sentence := "", 1, cause{name: "crm", noSecret: true}.rejected()
 			if before != "" {
 				options = append(options, withSecret(before))
-				code, expected = "invalid_client", 2
+				code, expected, sentence = "invalid_client", 2, rejected("crm")
 			}
 			c := harness.Start(t, text, options...)
 			c.WaitLog("not tried again")
 			p.Set(func(k *provider.Knobs) { k.Intercept = hang })
 			for range 20 {
 				got := ask(t, url)
-				got.assertRefused(t, http.StatusBadGateway, rejected("crm"), code)
+				got.assertRefused(t, http.StatusBadGateway, sentence, code)
 				time.Sleep(20 * time.Millisecond)
 			}
 			p.Set(func(k *provider.Knobs) { k.Intercept = nil })
@@ -628,7 +628,7 @@ func TestACorrectedSecretFileHealsWithinTenSeconds(t *testing.T) {
 				if got.status == http.StatusOK {
 					break
 				}
-				got.assertRefused(t, http.StatusBadGateway, rejected("crm"), code)
+				got.assertRefused(t, http.StatusBadGateway, sentence, code)
 				// Ten seconds, and some for a slow machine.
 				if time.Since(corrected) > 13*time.Second {
 					t.Fatal("not healed")
