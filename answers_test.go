@@ -9,6 +9,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -97,6 +98,24 @@ func TestWhatAnUpstreamRepeatsDoesNotShowTheTokenInAnyEncoding(t *testing.T) {
 	}
 }
 
+func TestWhatRepeatsTheURLIsLookedThroughMoreClosely(t *testing.T) {
+	in, m := newInjection(nil, []string{"access_token"})
+	if m != nil {
+		t.Fatal(m)
+	}
+	h := newHidden(&tokensource.Token{AccessToken: awkwardToken})
+	packed := base64.RawURLEncoding.EncodeToString([]byte("/api?access_token=" + url.QueryEscape(awkwardToken)))
+	header := http.Header{"Location": {"/login?state=" + packed}}
+	in.scrub(header, h)
+	if got := header.Get("Location"); !strings.Contains(got, "[redacted]") {
+		t.Errorf("Location is %q", got)
+	}
+	long := strings.Repeat("x", mostShown) + url.QueryEscape(awkwardToken)
+	if got := h.in(long); strings.Contains(got, "s3cr3t") {
+		t.Errorf("a long value ends in %q", got[len(got)-60:])
+	}
+}
+
 func TestAReasonPhraseDoesNotShowTheToken(t *testing.T) {
 	transport := newTestTransport(t, new(Transport), func(req *http.Request) (*http.Response, error) {
 		return &http.Response{Status: "418 bad s3cr3t.token", StatusCode: 418, Header: http.Header{}, Body: http.NoBody}, nil
@@ -122,7 +141,7 @@ func TestARedirectsPageIsDroppedAndNothingElse(t *testing.T) {
 		{"not modified", 304, "/path", "/path", false},
 		{"created", 201, "/path/1?key=s3cr3t.token", "/path/1", false},
 	} {
-		page := &page{Reader: strings.NewReader("the page")}
+		page := &page{Reader: strings.NewReader("the page"), closed: make(chan struct{})}
 		transport := newTestTransport(t, &Transport{Query: []string{"key"}}, func(req *http.Request) (*http.Response, error) {
 			header := http.Header{"Location": {c.location}, "Etag": {`"1"`}, "Content-Length": {"8"}}
 			return &http.Response{StatusCode: c.status, Header: header, Body: page, ContentLength: 8}, nil
@@ -138,18 +157,65 @@ func TestARedirectsPageIsDroppedAndNothingElse(t *testing.T) {
 		if dropped := len(body) == 0 && resp.Header.Get("Etag") == ""; dropped != c.dropped {
 			t.Errorf("%s: body %q and %v", c.name, body, resp.Header)
 		}
-		if c.dropped && (page.Len() > 0 || !page.closed) { // else the connection would be lost
-			t.Errorf("%s: %d bytes are not read, closed: %v", c.name, page.Len(), page.closed)
+		if c.dropped {
+			<-page.closed
+			if page.Len() > 0 { // the connection would be lost
+				t.Errorf("%s: %d bytes are not read", c.name, page.Len())
+			}
 		}
 	}
 }
 
 type page struct {
 	*strings.Reader
-	closed bool
+	once   sync.Once
+	closed chan struct{}
 }
 
-func (p *page) Close() error { p.closed = true; return nil }
+func (p *page) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return nil
+}
+
+func TestARedirectDoesNotWaitForItsPage(t *testing.T) {
+	never, end := io.Pipe()
+	defer end.Close()
+	transport := newTestTransport(t, &Transport{Query: []string{"key"}}, func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 302, Header: http.Header{"Location": {"/x"}}, Body: never, ContentLength: 100}, nil
+	})
+	began := time.Now()
+	if _, err := transport.RoundTrip(newTestRequest(t, http.MethodGet, "", nil)); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took >= shortly {
+		t.Errorf("it took %v", took)
+	}
+	if _, err := end.Write(make([]byte, 200)); err == nil { // until it is given up
+		t.Error("the page is read to its end")
+	}
+}
+
+func TestAHintIsLeftAsItIsWhereNoTokenWasPut(t *testing.T) {
+	const link = "</x?key=own&a=1>"
+	transport := newTestTransport(t, &Transport{Query: []string{"key"}, Existing: "keep"}, func(req *http.Request) (*http.Response, error) {
+		err := httptrace.ContextClientTrace(req.Context()).Got1xxResponse(http.StatusEarlyHints, textproto.MIMEHeader{"Link": {link}})
+		if err != nil {
+			return nil, err
+		}
+		return ok(req)
+	})
+	var seen textproto.MIMEHeader
+	req := newTestRequest(t, http.MethodGet, "key=own&a=1", nil)
+	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		Got1xxResponse: func(_ int, header textproto.MIMEHeader) error { seen = header; return nil },
+	}))
+	if _, err := transport.RoundTrip(req); err != nil {
+		t.Fatal(err)
+	}
+	if seen.Get("Link") != link {
+		t.Errorf("the caller sees %v", seen)
+	}
+}
 
 func TestAParameterWithBracketsIsReplacedToo(t *testing.T) {
 	var query string

@@ -20,7 +20,8 @@ type attempt struct {
 	trace           httptrace.ClientTrace
 	relay           func(int, textproto.MIMEHeader) error // reverse_proxy's
 	injection       *injection
-	hidden          hidden // nothing as long as there is no token in it
+	injected        bool   // whether there is a token in it
+	hidden          hidden // that token
 
 	io.ReadCloser // the body of the answer
 	resp          *http.Response
@@ -52,7 +53,9 @@ func (a *attempt) Value(key any) any {
 // relayScrubbed hands answers before the answer to the caller (103 Early
 // Hints), without the token.
 func (a *attempt) relayScrubbed(status int, header textproto.MIMEHeader) error {
-	a.injection.scrub(http.Header(header), a.hidden)
+	if a.injected {
+		a.injection.scrub(http.Header(header), a.hidden)
+	}
 	return a.relay(status, header)
 }
 

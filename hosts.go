@@ -86,7 +86,7 @@ func labelsMatch(host, pattern string) bool {
 
 // isLabel says whether a text can be one label of a name.
 func isLabel(text string) bool {
-	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r > 0x7f || !isDigit(byte(r)) })
+	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r <= 0x7f && !isDigit(byte(r)) })
 }
 
 // splitHostPort is net.SplitHostPort for what may have no port.

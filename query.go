@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // withoutParams drops the parameters of these names from a raw query and
@@ -65,7 +66,7 @@ func (in *injection) scrub(header http.Header, h hidden) {
 	if len(in.params) > 0 {
 		for field, ends := range reflecting {
 			for i, value := range header[field] {
-				header[field][i] = withoutReflected(value, ends, in.params)
+				header[field][i] = h.scrubbed(withoutReflected(value, ends, in.params))
 			}
 		}
 	}
@@ -76,17 +77,30 @@ func isRedirect(resp *http.Response) bool {
 	return resp.StatusCode/100 == 3 && resp.StatusCode != http.StatusNotModified && len(resp.Header["Location"]) > 0
 }
 
-// shortBody is what is read of a body that nobody wants, to keep the connection.
-const shortBody = 4 << 10
+// shortBody is what is read of a body that nobody wants, and shortly for how
+// long, to keep the connection.
+const (
+	shortBody = 4 << 10
+	shortly   = time.Second
+)
+
+// discard reads a body to its end and closes it, if that can be had soon.
+func discard(body io.ReadCloser) {
+	timer := time.AfterFunc(shortly, func() { body.Close() })
+	defer timer.Stop()
+	_, _ = io.CopyN(io.Discard, body, shortBody)
+	body.Close()
+}
 
 // dropBody leaves out what servers write beside a Location: a page with the
 // same URL, and with the token in it. Nobody needs it, and it may be
 // compressed.
 func dropBody(resp *http.Response, method string) {
-	if resp.ContentLength >= 0 && resp.ContentLength <= shortBody {
-		_, _ = io.Copy(io.Discard, resp.Body)
+	if resp.ContentLength >= 0 && resp.ContentLength < shortBody {
+		go discard(resp.Body) // ends shortly
+	} else {
+		resp.Body.Close()
 	}
-	resp.Body.Close()
 	resp.Body, resp.ContentLength, resp.TransferEncoding, resp.Trailer = http.NoBody, 0, nil, nil
 	for _, field := range []string{
 		"Content-Length", "Content-Type", "Content-Encoding", "Content-Range", "Etag", "Digest", "Content-Digest", "Repr-Digest", "Trailer",

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddytoken/inject-token/tokensource"
@@ -67,10 +68,22 @@ func (h hidden) in(text string) string {
 		if len(needle) > len(text) || !strings.Contains(text, needle) {
 			continue
 		}
-		if len(text) > mostShown {
-			return strings.ReplaceAll(text, h.token, "[redacted]")
-		}
+		return h.scrubbed(text)
+	}
+	return text
+}
+
+// scrubbed is in without the glance.
+func (h hidden) scrubbed(text string) string {
+	if len(h.token) < leastShown {
+		return text
+	}
+	if len(text) <= mostShown {
 		return tokensource.Scrub(text, h.token)
+	}
+	quoted := strconv.Quote(h.token)
+	for _, form := range []string{h.token, url.QueryEscape(h.token), url.PathEscape(h.token), quoted[1 : len(quoted)-1]} {
+		text = strings.ReplaceAll(text, form, "[redacted]")
 	}
 	return text
 }

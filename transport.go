@@ -195,7 +195,7 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 		return t.without(req, out, err)
 	}
 
-	attempt.hidden = t.injection.put(out, token)
+	attempt.hidden, attempt.injected = t.injection.put(out, token), true
 	t.pinHost(out)
 	resp, err := t.HTTPTransport.RoundTrip(out)
 	if err != nil {

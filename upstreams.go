@@ -42,10 +42,13 @@ func (t *Transport) checkUpstreams(ctx caddy.Context) *mistake {
 // checkWait keeps reverse_proxy from taking the wait for a token for an
 // upstream's slowness.
 func (t *Transport) checkWait(handler *reverseproxy.Handler) *mistake {
-	if handler.HealthChecks == nil || handler.HealthChecks.Passive == nil || handler.HealthChecks.Passive.UnhealthyLatency <= 0 {
+	if handler.HealthChecks == nil || handler.HealthChecks.Passive == nil {
 		return nil
 	}
 	latency := handler.HealthChecks.Passive.UnhealthyLatency
+	if latency <= 0 || handler.HealthChecks.Passive.FailDuration <= 0 {
+		return nil
+	}
 	if t.Wait == 0 {
 		t.Wait = min(caddy.Duration(DefaultWait), latency/2)
 	}

@@ -91,6 +91,12 @@ func TestASecretThatIsWrittenOutIsAWarningWhereverItStands(t *testing.T) {
 
 func TestWaitingForATokenDoesNotMakeAnUpstreamUnhealthy(t *testing.T) {
 	const site = "inject_token crm https://api.example.org {\n unhealthy_latency 4s\n fail_duration 30s\n %s\n}"
+	if _, err := validated(t, fileSecret, "inject_token crm https://api.example.org {\n unhealthy_latency 4s\n wait 1m\n}"); err != nil {
+		t.Errorf("nothing is unhealthy without fail_duration: %v", err)
+	}
+	if _, err := validated(t, fileSecret, "inject_token crm https://bücher.example.org {\n allow_hosts *.example.org\n}"); err != nil {
+		t.Errorf("a name that is not in ASCII: %v", err)
+	}
 	for option, want := range map[string]string{
 		"":        "",
 		"wait 3s": "",

@@ -159,3 +159,53 @@ func TestATokenThatIsIssuedAgainIsRenewedWhenItEnds(t *testing.T) {
 		w.wantRequests(19, 31)
 	})
 }
+
+// A provider may always issue the same token, also one that has ended.
+func TestTokensThatHaveEndedAreNoStormAtTheProvider(t *testing.T) {
+	inWorld(t, Options{}, func(w *world) {
+		issued := w.now()
+		source := sourceFunc(func(ctx context.Context, previous *tokensource.Token) (*tokensource.Token, error) {
+			token, err := w.provider.Obtain(ctx, previous)
+			if err == nil {
+				token.Issued, token.Lifetime = issued, 2*time.Second
+			}
+			return token, err
+		})
+		w.Attach(&Environment{Source: source, Log: w.logger})
+		time.Sleep(time.Minute)
+		for range 50 {
+			w.refused()
+		}
+		w.wantRequests(4, 12)
+	})
+}
+
+func TestTheSameTokenOnceMoreCuresNoRefusal(t *testing.T) {
+	inWorld(t, Options{}, func(w *world) {
+		token := &tokensource.Token{AccessToken: "static", Issued: w.now()} // its lifetime is not known
+		source := sourceFunc(func(ctx context.Context, previous *tokensource.Token) (*tokensource.Token, error) {
+			_, err := w.provider.Obtain(ctx, previous)
+			same := *token
+			return &same, err
+		})
+		w.Attach(&Environment{Source: source, Log: w.logger})
+		synctest.Wait()
+		each(time.Second, 2*time.Hour, func() { w.Report(w.served()) })
+		w.wantRequests(15, 22)
+	})
+}
+
+func TestSecretsAreLookedAtEachNineSecondsWhileTheTokenIsValid(t *testing.T) {
+	inWorld(t, Options{}, func(w *world) {
+		w.provider.lifetime = time.Hour
+		w.start()
+		looks := 0
+		w.provider.fails(unreadable(func() bool { looks++; time.Sleep(20 * time.Millisecond); return false }))
+		w.untilRequest(2)
+		time.Sleep(3 * time.Minute)
+		synctest.Wait()
+		if looks < 18 || looks > 20 {
+			t.Errorf("%d looks in three minutes", looks)
+		}
+	})
+}

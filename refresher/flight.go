@@ -42,13 +42,19 @@ func (r *Refresher) launch() {
 
 // run is the flight's goroutine.
 func (r *Refresher) run(f *flight, e *Environment) {
-	ctx, cancel := context.WithTimeout(r.base, r.options.Timeout)
-	defer cancel()
 	started := r.now()
-	token, err := r.renew(ctx, e)
+	token, err := r.renew(e)
+	if err == nil && !alive(token, r.now()) {
+		err = &tokensource.Error{Reason: "the token had ended when it was there"}
+	}
 
 	r.mu.Lock()
 	r.flight = nil
+	if err == error(errEnded) { // nothing was asked
+		r.mu.Unlock()
+		close(f.done)
+		return
+	}
 	first := r.obtained == nil
 	if err == nil {
 		f.token = token
@@ -65,15 +71,14 @@ func (r *Refresher) run(f *flight, e *Environment) {
 // renew obtains one token. It is the seam for persistence: whatever is to
 // happen around a token request, such as adopting what another node obtained
 // or storing a rotated refresh token before it is used, happens here.
-func (r *Refresher) renew(ctx context.Context, e *Environment) (token *tokensource.Token, err error) {
-	lineage := r.options.Lineage.newest
-	var newest *tokensource.Token
-	select {
-	case newest = <-lineage:
-		defer func() { lineage <- newest }()
-	case <-ctx.Done():
-		return nil, &tokensource.Error{Reason: "a token request of another configuration of this source has not ended"}
+func (r *Refresher) renew(e *Environment) (token *tokensource.Token, err error) {
+	newest, err := r.takeTurn()
+	if err != nil {
+		return nil, err
 	}
+	defer func() { r.options.Lineage.newest <- newest }()
+	ctx, cancel := context.WithTimeout(r.base, r.options.Timeout)
+	defer cancel()
 	defer func() {
 		if recover() != nil { // its value may hold a secret
 			e.Log.Error("panic in a token request", zap.ByteString("stack", debug.Stack()))
@@ -93,10 +98,30 @@ func (r *Refresher) renew(ctx context.Context, e *Environment) (token *tokensour
 	return token, err
 }
 
+// takeTurn waits for the newest token of the lineage, which is to be given back.
+func (r *Refresher) takeTurn() (newest *tokensource.Token, err error) {
+	timer := time.NewTimer(r.options.Timeout) // the token request has all of its own
+	defer timer.Stop()
+	select {
+	case newest = <-r.options.Lineage.newest:
+	case <-r.closed:
+		return nil, errEnded
+	case <-timer.C:
+		return nil, &tokensource.Error{Reason: "a token request of another configuration of this source has not ended"}
+	}
+	select {
+	case <-r.closed: // meanwhile
+		r.options.Lineage.newest <- newest
+		return nil, errEnded
+	default:
+		return newest, nil
+	}
+}
+
 // landed makes a token the current one. The caller holds mu.
 func (r *Refresher) landed(token *tokensource.Token, took time.Duration) {
 	r.current.Store(token)
-	r.obtained = token
+	r.obtained, r.landedAt = token, r.now()
 	r.suspect = false
 	r.failures, r.failure = 0, nil
 	if token.Lifetime == 0 {
@@ -187,8 +212,9 @@ func (r *Refresher) doDue() (report func(*zap.Logger)) {
 	case r.failure == nil || !r.failure.Permanent:
 		r.fly()
 	case r.Current() != nil: // nobody waits for a token and so has the secrets looked at
-		r.lookForChange()
-		r.scheduleLook()
+		if r.lookForChange() == nil {
+			r.scheduleLook()
+		}
 	default:
 		fields := r.failureFields()
 		return func(log *zap.Logger) { log.Error("the token has ended, and there is no other", fields...) }
@@ -228,9 +254,13 @@ func (r *Refresher) lookNow(failure *tokensource.Error) {
 	close(r.look)
 	r.look = nil
 	r.looked = r.now() // not when it began: a slow one is not to be repeated at once
-	if changed && r.failure == failure && !r.ended {
+	switch {
+	case r.failure != failure || r.ended:
+	case changed:
 		r.failures, r.failure = 0, nil
 		r.fly()
+	case failure.Permanent && r.Current() != nil:
+		r.scheduleLook()
 	}
 }
 

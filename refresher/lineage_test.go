@@ -75,3 +75,51 @@ func TestARefresherWhoseTurnDoesNotComeTriesAgain(t *testing.T) {
 		r.Close(0)
 	})
 }
+
+func TestATurnThatComesLateLeavesTheTokenRequestAllItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lineage := NewLineage()
+		slow := sourceFunc(func(context.Context, *tokensource.Token) (*tokensource.Token, error) {
+			time.Sleep(9500 * time.Millisecond)
+			return &tokensource.Token{AccessToken: "access", Issued: time.Now(), Lifetime: time.Hour}, nil
+		})
+		var left time.Duration
+		next := sourceFunc(func(ctx context.Context, _ *tokensource.Token) (*tokensource.Token, error) {
+			deadline, _ := ctx.Deadline()
+			left = time.Until(deadline)
+			return &tokensource.Token{AccessToken: "access", Issued: time.Now(), Lifetime: time.Hour}, nil
+		})
+		old := New(Options{Lineage: lineage, Timeout: time.Minute})
+		old.Attach(&Environment{Source: slow, Log: zap.NewNop()})
+		synctest.Wait()
+		r := New(Options{Lineage: lineage, Timeout: 10 * time.Second})
+		r.Attach(&Environment{Source: next, Log: zap.NewNop()})
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		if left != 10*time.Second {
+			t.Errorf("the token request had %v", left)
+		}
+		old.Close(0)
+		r.Close(0)
+	})
+}
+
+func TestAClosedRefresherBeginsNoTokenRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lineage := NewLineage()
+		newest := <-lineage.newest // somebody has the turn
+		r := New(Options{Lineage: lineage})
+		r.Attach(&Environment{Log: zap.NewNop(), Source: sourceFunc(func(context.Context, *tokensource.Token) (*tokensource.Token, error) {
+			t.Error("a token request begins")
+			return nil, down
+		})})
+		synctest.Wait()
+		began := time.Now()
+		r.Close(time.Minute)
+		if took := time.Since(began); took != 0 {
+			t.Errorf("it took %v to close", took)
+		}
+		lineage.newest <- newest
+		synctest.Wait()
+	})
+}

@@ -73,8 +73,9 @@ const lookEvery = 9 * time.Second
 // flight.
 type Refresher struct {
 	options Options
-	base    context.Context // of token requests; ends with Close
+	base    context.Context // of token requests; ends when Close has waited
 	end     context.CancelFunc
+	closed  chan struct{} // when Close begins
 	now     func() time.Time
 
 	// current is what callers get; the only thing that the hot path reads.
@@ -83,6 +84,7 @@ type Refresher struct {
 	mu           sync.Mutex // guards everything below
 	environments []*Environment
 	obtained     *tokensource.Token // the newest, also where it is not current
+	landedAt     time.Time          // when it was
 	flight       *flight            // nil: none under way
 	timer        *time.Timer
 	due          time.Time // when the timer's work is; zero: nothing to do
@@ -109,7 +111,7 @@ func New(options Options) *Refresher {
 		options.Lineage = NewLineage()
 	}
 	base, end := context.WithCancel(context.Background())
-	return &Refresher{options: options, base: base, end: end, now: time.Now}
+	return &Refresher{options: options, base: base, end: end, closed: make(chan struct{}), now: time.Now}
 }
 
 // Attach gives the refresher an environment; it uses the newest one attached.
@@ -220,6 +222,9 @@ func (r *Refresher) backingOff() *Unavailable {
 // up to grace, since its answer may hold a rotated refresh token.
 func (r *Refresher) Close(grace time.Duration) {
 	r.mu.Lock()
+	if !r.ended {
+		close(r.closed)
+	}
 	r.ended = true
 	r.stopTimer()
 	f := r.flight

@@ -66,7 +66,7 @@ func (r *Refresher) Report(token *tokensource.Token) {
 		}
 		return
 	}
-	if r.refusals.allow(r.now(), r.now().Sub(token.Issued)) {
+	if r.refusals.allow(r.now(), r.now().Sub(r.landedAt)) {
 		r.suspect = true
 		r.fly()
 	}

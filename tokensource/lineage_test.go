@@ -154,3 +154,37 @@ func TestARefusedRefreshTokenIsToldWhereTheGrantFailsAsWell(t *testing.T) {
 		t.Error("the token itself was changed")
 	}
 }
+
+func TestATokenWhoseLifetimeWeAssumeIsNewEachTime(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, reply(200, `{"access_token":"static"}`))
+	c := client(p)
+	c.DefaultLifetime = time.Hour
+	s := newSource(t, c)
+	token, failure := ask(t, s, nil)
+	first := must(t, token, failure)
+	time.Sleep(2 * time.Millisecond)
+	token, failure = ask(t, s, first)
+	if second := must(t, token, failure); !second.Issued.After(first.Issued) || second.Lifetime != time.Hour {
+		t.Errorf("issued %v, then %v with a lifetime of %v", first.Issued, second.Issued, second.Lifetime)
+	}
+	ended := &Token{AccessToken: "static", Issued: time.Now().Add(-time.Hour), Lifetime: time.Minute, said: true}
+	token, failure = ask(t, s, ended)
+	if got := must(t, token, failure); got.Lifetime != time.Hour {
+		t.Errorf("a token that had ended was issued again with %v", got.Lifetime)
+	}
+}
+
+func TestARefusedRefreshTokenIsNotSentAgainWhereTheGrantBringsNone(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, issue("at-1", "rt-1"), reply(400, `{"error":"invalid_grant"}`), issue("at-2", ""), issue("at-3", ""))
+	s := newSource(t, client(p))
+	var token *Token
+	for range 3 {
+		next, failure := ask(t, s, token)
+		token = must(t, next, failure)
+	}
+	if got, want := p.refreshTokens(t), []string{"", "rt-1", "", ""}; !slices.Equal(got, want) {
+		t.Errorf("sent %q, want %q", got, want)
+	}
+}

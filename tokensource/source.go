@@ -141,6 +141,7 @@ func (s *Source) Obtain(ctx context.Context, previous *Token) (*Token, error) {
 			return s.outcome(token, err)
 		}
 		spent = true
+		previous = previous.WithoutRefreshToken()
 	}
 	token, err := s.send(ctx, false, current, previous)
 	if err != nil {
@@ -274,10 +275,11 @@ func (s *Source) token(x *exchange, a *answer, set *settings, previous *Token) *
 	if t.RefreshToken != "" {
 		t.descents = descend(t.descents, set.seed, t.RefreshToken)
 	}
-	if t.Lifetime == 0 && t.AccessToken == previous.AccessToken {
+	t.said = t.Lifetime > 0
+	if !t.said && previous.said && t.AccessToken == previous.AccessToken && t.Issued.Before(previous.Issued.Add(previous.Lifetime)) {
 		// Some providers issue the same token until it ends, and say at its end
 		// that it has no time left.
-		t.Issued, t.Lifetime = previous.Issued, previous.Lifetime
+		t.Issued, t.Lifetime, t.said = previous.Issued, previous.Lifetime, true
 	}
 	if t.Lifetime == 0 {
 		t.Lifetime = s.config.DefaultLifetime

@@ -21,6 +21,9 @@ type Token struct {
 	// the token is used until it is refused.
 	Lifetime time.Duration
 
+	// said is true where the provider has said the lifetime.
+	said bool
+
 	// template is the option refresh_token of the source that obtained it.
 	template string
 
