@@ -190,7 +190,7 @@ func TestARedirectDoesNotWaitForItsPage(t *testing.T) {
 	if took := time.Since(began); took >= shortly {
 		t.Errorf("it took %v", took)
 	}
-	if _, err := end.Write(make([]byte, 200)); err == nil { // until it is given up
+	if _, err := end.Write(make([]byte, 2*shortBody)); err == nil { // it is given up before
 		t.Error("the page is read to its end")
 	}
 }
