@@ -118,20 +118,24 @@ func (r *Refresher) takeTurn() (newest *tokensource.Token, err error) {
 	}
 }
 
-// landed makes a token the current one. The caller holds mu.
+// landed makes a token the current one. One that the provider has issued again
+// is renewed when it ends: until then it would only come once more. The caller
+// holds mu.
 func (r *Refresher) landed(token *tokensource.Token, took time.Duration) {
+	before := r.obtained
+	again := before != nil && before.AccessToken == token.AccessToken && before.Issued.Equal(token.Issued)
 	r.current.Store(token)
 	r.obtained, r.landedAt = token, r.now()
 	r.suspect = false
 	r.failures, r.failure = 0, nil
-	if token.Lifetime == 0 {
-		return
+	switch {
+	case token.Lifetime == 0:
+	case again:
+		r.schedule(token.Issued.Add(token.Lifetime))
+	default:
+		after := renewAfter(token.Lifetime, r.options.RefreshAt, took, random()) - r.now().Sub(token.Issued)
+		r.schedule(r.now().Add(max(after, soonestRenewal)))
 	}
-	due := token.Issued.Add(renewAfter(token.Lifetime, r.options.RefreshAt, took, random()))
-	if untilEither(due, r.now()) <= 0 { // the provider issues the same token until it ends
-		due = r.now().Add(max(untilEither(token.Issued.Add(token.Lifetime), r.now()), soonestRenewal))
-	}
-	r.schedule(due)
 }
 
 // failed keeps the current token, unless the upstream refused it and no other
