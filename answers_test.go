@@ -42,6 +42,19 @@ func TestAnAnswerRefersToTheRequestOfReverseProxy(t *testing.T) {
 	}
 }
 
+// hintOf asks with a query and returns the early hint that the caller sees.
+func hintOf(t *testing.T, transport *Transport, query string) (seen textproto.MIMEHeader) {
+	t.Helper()
+	req := newTestRequest(t, http.MethodGet, query, nil)
+	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		Got1xxResponse: func(_ int, header textproto.MIMEHeader) error { seen = header; return nil },
+	}))
+	if _, err := transport.RoundTrip(req); err != nil {
+		t.Fatal(err)
+	}
+	return seen
+}
+
 func TestAnEarlyHintDoesNotShowTheTokenWhereverItStands(t *testing.T) {
 	for name, transport := range map[string]*Transport{
 		"header": {Headers: []HeaderInjection{{Field: "Authorization"}}},
@@ -55,14 +68,7 @@ func TestAnEarlyHintDoesNotShowTheTokenWhereverItStands(t *testing.T) {
 			}
 			return ok(req)
 		})
-		var seen textproto.MIMEHeader
-		req := newTestRequest(t, http.MethodGet, "a=1", nil)
-		req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
-			Got1xxResponse: func(_ int, header textproto.MIMEHeader) error { seen = header; return nil },
-		}))
-		if _, err := transport.RoundTrip(req); err != nil {
-			t.Fatal(err)
-		}
+		seen := hintOf(t, transport, "a=1")
 		if seen.Get("X-Debug") == "" || strings.Contains(seen.Get("X-Debug")+seen.Get("Link"), "s3cr3t") {
 			t.Errorf("%s: the caller sees %v", name, seen)
 		}
@@ -204,14 +210,7 @@ func TestAHintIsLeftAsItIsWhereNoTokenWasPut(t *testing.T) {
 		}
 		return ok(req)
 	})
-	var seen textproto.MIMEHeader
-	req := newTestRequest(t, http.MethodGet, "key=own&a=1", nil)
-	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
-		Got1xxResponse: func(_ int, header textproto.MIMEHeader) error { seen = header; return nil },
-	}))
-	if _, err := transport.RoundTrip(req); err != nil {
-		t.Fatal(err)
-	}
+	seen := hintOf(t, transport, "key=own&a=1")
 	if seen.Get("Link") != link {
 		t.Errorf("the caller sees %v", seen)
 	}
