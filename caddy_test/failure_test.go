@@ -55,8 +55,8 @@ func causes(t *testing.T) []cause {
 		return provider.Fail(status, code)
 	}
 	return []cause{
-		{name: "silent", intercept: hang, reason: "HOST: no complete answer in time"},
-		{name: "trickling", intercept: trickle, reason: "HOST: no complete answer in time"},
+		{name: "silent", intercept: hang, options: "timeout 1s", reason: "HOST: no complete answer in time"},
+		{name: "trickling", intercept: trickle, options: "timeout 1s", reason: "HOST: no complete answer in time"},
 		{
 			name:      "huge",
 			intercept: say(200, nil, `{"access_token":"`+strings.Repeat("x", 2<<20)+`"}`),
@@ -120,7 +120,6 @@ func TestEachFailureOfTheProviderIsToldToCallersAndOnlyToThem(t *testing.T) {
 			token_url %s
 			client_id %s
 			client_secret {file.{{dir}}/%s}
-			timeout 1s
 			%s
 		}
 		`, f.name, url, provider.ClientID, secret, f.options)
@@ -208,7 +207,7 @@ func (f cause) watch(t *testing.T, c *harness.Caddy, p *provider.Provider, url s
 		if !got.isRefused(t, status, sentence, f.code) {
 			return
 		}
-		// A token request takes a second at most, a caller's patience is 50.
+		// A token request takes ten seconds at most, a caller's patience is 50.
 		if got.took > 15*time.Second {
 			t.Errorf("%s: a caller waited %v", f.name, got.took)
 		}

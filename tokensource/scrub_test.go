@@ -290,13 +290,8 @@ func TestAnAnswerMadeToBeScrubbedTakesLittle(t *testing.T) {
 	s := newScrubber(strings.Join(pieces, ";"))
 	text := strings.Repeat("a", maxScrubbed-400) + strings.Repeat(`+%\&`, 80)
 	found := s.find(plain(text), maxLayers, nil)
-	if len(found) > 1_000_000 {
+	if len(found) > 10_000 {
 		t.Errorf("%d places were found", len(found))
-	}
-	started := time.Now()
-	s.scrub(text)
-	if took := time.Since(started); took > 20*time.Second {
-		t.Errorf("took %v", took)
 	}
 }
 
