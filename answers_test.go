@@ -1,6 +1,7 @@
 package injecttoken
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"io"
@@ -306,7 +307,9 @@ func TestOurOwnAnswersSayWhatCallersCanDo(t *testing.T) {
 		{"at once", &refresher.Unavailable{Cause: at(500, ""), RetryAfter: time.Millisecond}, 503, "1", "", "does not issue one at present"},
 		{"it rejects us", &refresher.Unavailable{Cause: at(401, "invalid_client"), Permanent: true}, 502, "", "invalid_client", "rejects it"},
 		{"a secret is missing", &refresher.Unavailable{Cause: at(0, ""), Permanent: true}, 502, "", "", "configuration of the token source crm does not work"},
-		{"it hangs", &refresher.Unavailable{Waited: true}, 504, "", "", "in time"},
+		{"it hangs", &refresher.Unavailable{Waited: true, Ended: errWait}, 504, "", "wait", "in time"},
+		{"it hangs, and reverse_proxy tries no longer", &refresher.Unavailable{Waited: true, Ended: errTryDuration}, 503, "1", "lb_try_duration", "within lb_try_duration"},
+		{"it hangs, and the request has a deadline", &refresher.Unavailable{Waited: true, Ended: context.DeadlineExceeded}, 504, "", "deadline of the request", "in time"},
 		{"another error", errors.New("other"), 503, "1", "", "does not issue one at present"},
 		{"a code that is none", &refresher.Unavailable{Cause: at(400, "a\"b\\\r\n"), Permanent: true}, 502, "", "a_b___", "rejects it"},
 	} {

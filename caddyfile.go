@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"math"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -13,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"github.com/dustin/go-humanize"
 )
 
 const directiveForm = "write inject_token [MATCHER] NAME UPSTREAM…, such as inject_token crm https://api.example.org"
@@ -21,12 +24,16 @@ const directiveForm = "write inject_token [MATCHER] NAME UPSTREAM…, such as in
 // reverse_proxy with the transport inject_token:
 //
 //	inject_token [<matcher>] <name> <upstreams...> {
-//	    header      <field> [<format>]
-//	    query       <param>
-//	    wait        <duration>
-//	    unavailable fail|pass
-//	    existing    replace|keep
-//	    allow_hosts <patterns...>
+//	    header          <field> [<format>]
+//	    query           <param>
+//	    replay_on       <statuses...>|off
+//	    replay_buffer   <size>
+//	    wait            <duration>
+//	    unavailable     fail|pass
+//	    existing        replace|keep
+//	    sources         <patterns...>
+//	    upstream_source <host:port> <name>
+//	    allow_hosts     <patterns...>
 //	    # everything else is reverse_proxy's own
 //	}
 //
@@ -72,20 +79,24 @@ func parseInjectToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, erro
 		if err := parse.set(r, t, args); err != nil {
 			return nil, err
 		}
-		if m := t.check(); m != nil {
+		if m := t.checkOptions(); m != nil {
 			return nil, r.place.WrapErr(m)
 		}
 		h.DeleteN(len(args) + 1)
 	}
-	if m := t.check(); m != nil {
-		return nil, r.locate(m)
+	for _, check := range []func() *mistake{t.check, func() *mistake { return t.checkNamedSources(h) }} {
+		if m := check(); m != nil {
+			return nil, r.locate(m)
+		}
 	}
 	handler, err := parseReverseProxy(h)
 	if err != nil {
 		return nil, err
 	}
-	if m := checkAllowHosts(handler, t.AllowHosts); m != nil {
-		return nil, r.locate(m)
+	for _, m := range []*mistake{checkAllowHosts(handler, t.AllowHosts), t.checkUpstreamSources(handler)} {
+		if m != nil {
+			return nil, r.locate(m)
+		}
 	}
 	if err := t.wrap(handler); err != nil {
 		return nil, r.start.Errf("%v", err)
@@ -96,19 +107,45 @@ func parseInjectToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, erro
 // checkSourceOption wants a source that the global options define; they are
 // read before any site.
 func checkSourceOption(h httpcaddyfile.Helper, name string) error {
-	if strings.ContainsAny(name, ":/{") { // not shown: it may be a URL with a password
+	if strings.ContainsAny(name, ":/") { // not shown: it may be a URL with a password
 		return h.Errf("the name of a token source comes first, and this is none; %s", directiveForm)
 	}
+	if isTemplate(name) {
+		return nil
+	}
+	sources, err := sourcesOf(h)
+	if err != nil {
+		return err
+	}
+	if _, ok := sources[name]; !ok {
+		return h.WrapErr(unknownSource(name, sources))
+	}
+	return nil
+}
+
+// sourcesOf returns the sources that the global options define.
+func sourcesOf(h httpcaddyfile.Helper) (map[string]*Source, error) {
 	var app App
 	if option, ok := h.Option("token_sources").(httpcaddyfile.App); ok {
 		if err := json.Unmarshal(option.Value, &app); err != nil {
-			return h.WrapErr(err)
+			return nil, h.WrapErr(err)
 		}
 	}
-	if _, ok := app.Sources[name]; !ok {
-		return h.WrapErr(unknownSource(name, app.Sources))
+	return app.Sources, nil
+}
+
+// checkNamedSources wants the other sources that are named to exist as well.
+func (t *Transport) checkNamedSources(h httpcaddyfile.Helper) *mistake {
+	sources, err := sourcesOf(h)
+	if err != nil {
+		return nil // seen before
 	}
-	return nil
+	for _, name := range slices.Sorted(maps.Values(t.UpstreamSources)) {
+		if _, ok := sources[name]; !ok {
+			return wrong("upstream_source", "%v", unknownSource(name, sources))
+		}
+	}
+	return checkPatterns(t.SourcePatterns, sources)
 }
 
 // parseReverseProxy hands what is left of the block to reverse_proxy.
@@ -176,12 +213,16 @@ func (t *Transport) wrap(handler *reverseproxy.Handler) error {
 // UnmarshalCaddyfile parses the transport:
 //
 //	transport inject_token <name> {
-//	    header      <field> [<format>]
-//	    query       <param>
-//	    wait        <duration>
-//	    unavailable fail|pass
-//	    existing    replace|keep
-//	    allow_hosts <patterns...>
+//	    header          <field> [<format>]
+//	    query           <param>
+//	    replay_on       <statuses...>|off
+//	    replay_buffer   <size>
+//	    wait            <duration>
+//	    unavailable     fail|pass
+//	    existing        replace|keep
+//	    sources         <patterns...>
+//	    upstream_source <host:port> <name>
+//	    allow_hosts     <patterns...>
 //	    http {
 //	        # the options of transport http
 //	    }
@@ -215,7 +256,7 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		if err := parse.set(r, t, args); err != nil {
 			return err
 		}
-		if m := t.check(); m != nil {
+		if m := t.checkOptions(); m != nil {
 			return r.place.WrapErr(m)
 		}
 	}
@@ -269,16 +310,60 @@ var transportOptions = map[string]transportOption{
 		t.AllowHosts = args
 		return nil
 	}},
-	"replay_on":     {set: noReplay},
-	"replay_buffer": {set: noReplay},
+	"sources": {set: func(r *optionReader, t *Transport, args []string) error {
+		if len(args) == 0 {
+			return r.errf("write sources PATTERN…, such as sources tenant-*")
+		}
+		t.SourcePatterns = args
+		return nil
+	}},
+	"upstream_source": {repeats: true, set: func(r *optionReader, t *Transport, args []string) error {
+		if len(args) != 2 {
+			return r.errf("write upstream_source HOST:PORT NAME")
+		}
+		if _, twice := t.UpstreamSources[args[0]]; twice {
+			return r.errf("%s has a source already", args[0])
+		}
+		if t.UpstreamSources == nil {
+			t.UpstreamSources = make(map[string]string)
+		}
+		t.UpstreamSources[args[0]] = args[1]
+		return nil
+	}},
+	"replay_on": {set: parseReplayOn},
+	"replay_buffer": {set: func(r *optionReader, t *Transport, args []string) error {
+		if len(args) != 1 {
+			return r.errf("write replay_buffer SIZE, such as replay_buffer 64KiB")
+		}
+		size, err := humanize.ParseBytes(args[0])
+		if err != nil || size > math.MaxInt64 {
+			return r.errf("%q is not a size such as 64KiB", args[0])
+		}
+		bytes := int64(size)
+		t.ReplayBuffer = &bytes
+		return nil
+	}},
 }
 
-func noReplay(r *optionReader, _ *Transport, _ []string) error {
-	return r.errf("requests are not replayed in this version: a 401 goes to the caller, and the token is renewed for those that follow")
+func parseReplayOn(r *optionReader, t *Transport, args []string) error {
+	t.ReplayOn = []int{}
+	if len(args) == 1 && args[0] == "off" {
+		return nil
+	}
+	for _, arg := range args {
+		status, err := strconv.Atoi(arg)
+		if err != nil {
+			return r.errf("%q is not a status; write replay_on STATUS…, such as replay_on 401 403, or replay_on off", arg)
+		}
+		if slices.Contains(t.ReplayOn, status) {
+			return r.errf("%d is set twice", status)
+		}
+		t.ReplayOn = append(t.ReplayOn, status)
+	}
+	if len(args) == 0 {
+		return r.errf("write replay_on STATUS…, such as replay_on 401 403, or replay_on off")
+	}
+	return nil
 }
 
-func transportOptionNames() []string {
-	return slices.DeleteFunc(slices.Collect(maps.Keys(transportOptions)), func(name string) bool {
-		return strings.HasPrefix(name, "replay_")
-	})
-}
+func transportOptionNames() []string { return slices.Collect(maps.Keys(transportOptions)) }

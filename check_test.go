@@ -190,7 +190,13 @@ func TestAWrongTransportInJSONIsRefused(t *testing.T) {
 		{"a source mistyped", crm, `"source": "cmr"`, upstream, `no token source is named "cmr"; did you mean crm?`},
 		{"an unknown source", crm, `"source": "billing"`, upstream, `no token source is named "billing"; there are: crm`},
 		{"a source and no app", "", `"source": "crm"`, upstream, `no token source is named "crm"; there are none: write token_sources { source crm { … } } in the global options`},
-		{"a source with a placeholder", crm, `"source": "tenant-{http.vars.tenant}"`, upstream, "inject_token: the name of a token source cannot hold a placeholder"},
+		{"a source with a placeholder", crm, `"source": "tenant-{http.vars.tenant}"`, upstream, "sources: missing; the name of the token source holds a placeholder, so say which sources it may name, such as sources tenant-*"},
+		{"sources that match none", crm, `"source": "tenant-{http.vars.tenant}", "sources": ["tenant-*"]`, upstream, "sources: no token source matches tenant-*; there are: crm"},
+		{"sources without a placeholder", crm, `"source": "crm", "sources": ["crm"]`, upstream, "sources: the name of the token source holds no placeholder, so that there is nothing to choose"},
+		{"a source for an unknown upstream", crm, `"source": "crm", "upstream_sources": {"b.example.org:443": "crm"}`, upstream, "upstream_source: b.example.org:443 is no upstream; there is api.example.org:443"},
+		{"an unknown source for an upstream", crm, `"source": "crm", "upstream_sources": {"api.example.org:443": "crn"}`, upstream, `upstream_source: no token source is named "crn"; did you mean crm?`},
+		{"a status of success", crm, `"source": "crm", "replay_on": [200]`, upstream, "replay_on: 200 is not a status by which an API refuses a token, such as 401"},
+		{"a negative buffer", crm, `"source": "crm", "replay_buffer": -1`, upstream, "replay_buffer: write a size up to 1GiB, such as 64KiB; each request that is under way may take as much memory"},
 		{"a header without a name", crm, `"source": "crm", "headers": [{}]`, upstream, `header: "" is not the name of a header field`},
 		{"a header with a colon", crm, `"source": "crm", "headers": [{"field": "X-Key:"}]`, upstream, `header: "X-Key:" is not the name of a header field`},
 		{"a header of the connection", crm, `"source": "crm", "headers": [{"field": "te"}]`, upstream, "header: te belongs to the connection, so a token in it would not arrive; use another field, such as Authorization"},
@@ -217,7 +223,7 @@ func TestAWrongTransportInJSONIsRefused(t *testing.T) {
 			}
 		})
 	}
-	for _, field := range []string{"replay_on", "replay_buffer", "upstream_sources", "basic", "allow_host"} {
+	for _, field := range []string{"replay_off", "source_patterns", "upstream_source", "basic", "allow_host"} {
 		got := refusal(t, proxyJSON(crm, `{"protocol": "inject_token", "source": "crm", "`+field+`": "401"}`, upstream))
 		if want := `unknown field "` + field + `"`; !strings.Contains(got, want) {
 			t.Errorf("the error of %s is\n%s", field, got)

@@ -125,7 +125,7 @@ func TestTheModuleRequiresOnlyWhatItNeedsItself(t *testing.T) {
 		}
 	}
 	slices.Sort(direct)
-	want := []string{"github.com/caddyserver/caddy/v2", "go.uber.org/zap", "golang.org/x/net", "golang.org/x/oauth2"}
+	want := []string{"github.com/caddyserver/caddy/v2", "github.com/dustin/go-humanize", "go.uber.org/zap", "golang.org/x/net", "golang.org/x/oauth2"}
 	if !slices.Equal(direct, want) {
 		t.Errorf("go.mod requires %v, want %v", direct, want)
 	}

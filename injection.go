@@ -1,7 +1,6 @@
 package injecttoken
 
 import (
-	"io"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -68,7 +67,6 @@ type injection struct {
 	fields  []string // canonical names
 	formats []string // one for each of fields
 	params  []string
-	formed  atomic.Pointer[formed]
 }
 
 // formed is the header values of one token: made once, they cost a request
@@ -151,9 +149,9 @@ func foldField(c byte) byte {
 	return '-'
 }
 
-// clean gives a copy of the request a header and a body of its own, and takes
-// the caller's values out of the places of the token. The trailer stays the same
-// map: reverse_proxy fills it when the body has ended.
+// clean gives a copy of the request a header of its own, and takes the caller's
+// values out of the places of the token. Those of trailers are seen to by the
+// body.
 func (in *injection) clean(out *http.Request) {
 	header := out.Header
 	out.Header = make(http.Header, len(header)+len(in.fields))
@@ -167,17 +165,13 @@ func (in *injection) clean(out *http.Request) {
 		// They cannot stand in a request target, and some servers end it there.
 		out.URL.RawQuery = unending.Replace(out.URL.RawQuery)
 	}
-	if len(in.fields) > 0 && out.Trailer != nil && out.Body != nil && out.Body != http.NoBody {
-		in.cleanTrailer(out.Trailer)
-		out.Body = &trailerBody{ReadCloser: out.Body, trailer: out.Trailer, injection: in}
-	}
 }
 
 var unending = strings.NewReplacer("#", "%23", " ", "%20")
 
 // put puts the token into a clean request, and returns what is to be hidden.
-func (in *injection) put(req *http.Request, token *tokensource.Token) hidden {
-	formed := in.formedOf(token)
+func (in *injection) put(req *http.Request, token *tokensource.Token, cache *atomic.Pointer[formed]) hidden {
+	formed := in.formedOf(token, cache)
 	for i, values := range formed.values {
 		req.Header[in.fields[i]] = values
 	}
@@ -190,38 +184,14 @@ func (in *injection) put(req *http.Request, token *tokensource.Token) hidden {
 	return formed.hidden
 }
 
-func (in *injection) formedOf(token *tokensource.Token) *formed {
-	if f := in.formed.Load(); f != nil && f.token == token {
+func (in *injection) formedOf(token *tokensource.Token, cache *atomic.Pointer[formed]) *formed {
+	if f := cache.Load(); f != nil && f.token == token {
 		return f
 	}
 	f := &formed{token: token, hidden: newHidden(token)}
 	for _, format := range in.formats {
 		f.values = append(f.values, []string{strings.ReplaceAll(format, tokenPlaceholder, token.AccessToken)})
 	}
-	in.formed.Store(f)
+	cache.Store(f)
 	return f
-}
-
-func (in *injection) cleanTrailer(trailer http.Header) {
-	for field := range trailer {
-		if in.isField(field) {
-			delete(trailer, field)
-		}
-	}
-}
-
-// trailerBody takes our fields out of the caller's trailers, which are known
-// when the body has ended.
-type trailerBody struct {
-	io.ReadCloser
-	trailer   http.Header
-	injection *injection
-}
-
-func (b *trailerBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil {
-		b.injection.cleanTrailer(b.trailer)
-	}
-	return n, err
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/caddytoken/inject-token/tokensource"
@@ -83,7 +84,7 @@ func TestACallersOwnCredentialIsRemovedInEveryDisguise(t *testing.T) {
 	req.Header.Set("X-Other", "stays")
 	_, out := in.newAttempt(req)
 	in.clean(out)
-	in.put(out, &tokensource.Token{AccessToken: "ours"})
+	in.put(out, &tokensource.Token{AccessToken: "ours"}, new(atomic.Pointer[formed]))
 	want := http.Header{"X-Api-Key": {"ours"}, "Authorization": {"Bearer ours"}, "X-Other": {"stays"}}
 	if len(out.Header) != len(want) {
 		t.Errorf("sent %v, want %v", out.Header, want)
@@ -103,10 +104,11 @@ func TestHeaderValuesFollowTheToken(t *testing.T) {
 	if m != nil {
 		t.Fatal(m)
 	}
+	cache := new(atomic.Pointer[formed])
 	for _, access := range []string{"one", "two", "one"} {
 		_, out := in.newAttempt(newTestRequest(t, http.MethodGet, "", nil))
 		in.clean(out)
-		in.put(out, &tokensource.Token{AccessToken: access})
+		in.put(out, &tokensource.Token{AccessToken: access}, cache)
 		if got := out.Header.Get("Authorization"); got != "token "+access {
 			t.Errorf("sent %q with the token %s", got, access)
 		}

@@ -9,12 +9,9 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
-	"github.com/caddytoken/inject-token/refresher"
 	"github.com/caddytoken/inject-token/tokensource"
 )
 
@@ -25,8 +22,18 @@ import (
 // Where there is no token it answers itself: 503 where trying again can help,
 // 502 where the provider rejects us, 504 where the wait ran out.
 type Transport struct {
-	// The name of the token source. Required.
+	// The name of the token source. Required. It may hold placeholders of the
+	// request, such as `tenant-{http.vars.tenant}`, where sources says which
+	// sources it may name.
 	Source string `json:"source,omitempty"`
+
+	// The sources that a name with placeholders may name, in which `*` stands for
+	// anything, such as `tenant-*`. A request that names another one is answered
+	// with 403 and not sent.
+	SourcePatterns []string `json:"sources,omitempty"`
+
+	// Other sources for some of the upstreams, by their host:port.
+	UpstreamSources map[string]string `json:"upstream_sources,omitempty"`
 
 	// The header fields that hold the token. Default: `Authorization: Bearer
 	// {token}`, where query is empty as well.
@@ -34,6 +41,15 @@ type Transport struct {
 
 	// The query parameters that hold the token.
 	Query []string `json:"query,omitempty"`
+
+	// The statuses of an answer by which the upstream refuses the token: another
+	// one is obtained, and the request is sent once more. Default: 401. Empty: a
+	// 401 goes to the caller, and the token is renewed for those that follow.
+	ReplayOn []int `json:"replay_on,omitzero"`
+
+	// The largest request body that can be sent once more, in bytes; 0: only
+	// requests without a body are. Default: 64 KiB.
+	ReplayBuffer *int64 `json:"replay_buffer,omitempty"`
 
 	// How long a request may wait where there is no token yet. Default: 15s; half
 	// of unhealthy_latency where that is less.
@@ -54,41 +70,14 @@ type Transport struct {
 	// The HTTP transport beneath, with its own options.
 	reverseproxy.HTTPTransport `json:"http,omitzero"`
 
-	injection *injection
-	refresher *refresher.Refresher
-	log       *zap.Logger
-	told      map[string]told // by outcome
+	injection   *injection
+	selection   *selection
+	log         *zap.Logger
+	tryDuration time.Duration // reverse_proxy's lb_try_duration; 0: none
 }
 
 // DefaultWait is how long a request may wait for the first token.
 const DefaultWait = 15 * time.Second
-
-// What became of the token of a request: the values of the access log's
-// token_outcome and of the placeholder {http.inject_token.outcome}.
-const (
-	injected = "injected" // the request went out with the token
-	refused  = "refused"  // it did, and the upstream said 401
-	passed   = "passed"   // it went out without one
-	kept     = "kept"     // it went out with the caller's own credential
-	failed   = "failed"   // it did not go out
-)
-
-// told is what the access log and the placeholders say of one outcome, made
-// once: both fields of the log in one, which costs a request less.
-type told struct {
-	field           zap.Field
-	source, outcome any
-}
-
-func newTold(source, outcome string) told {
-	field := zap.Inline(zapcore.ObjectMarshalerFunc(func(e zapcore.ObjectEncoder) error {
-		e.AddString("token_source", source)
-		e.AddString("token_outcome", outcome)
-		return nil
-	}))
-	field.Key = "inject_token" // not shown
-	return told{field, source, outcome}
-}
 
 // CaddyModule returns the Caddy module information.
 func (Transport) CaddyModule() caddy.ModuleInfo {
@@ -109,7 +98,6 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return m
 	}
 	t.injection = in
-	t.prepareTold()
 	if m := t.checkUpstreams(ctx); m != nil {
 		return m
 	}
@@ -123,7 +111,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	} else if err != nil {
 		return err
 	}
-	if t.refresher, err = app.(*App).refresher(t.Source); err != nil {
+	if t.selection, err = newSelection(t, app.(*App)); err != nil {
 		return err
 	}
 	return quietProxy(t.HTTPTransport.Provision(ctx))
@@ -134,26 +122,32 @@ func (t *Transport) Cleanup() error {
 	return t.HTTPTransport.Cleanup()
 }
 
-func (t *Transport) prepareTold() {
-	t.told = make(map[string]told)
-	for _, outcome := range []string{injected, refused, passed, kept, failed} {
-		t.told[outcome] = newTold(t.Source, outcome)
+// check finds what is wrong with all that was written.
+func (t *Transport) check() *mistake {
+	if t.Source == "" {
+		return wrong("inject_token", "the name of a token source is missing")
 	}
+	if m := t.checkSources(); m != nil {
+		return m
+	}
+	return t.checkOptions()
 }
 
-// check finds what is wrong with the options by themselves.
-func (t *Transport) check() *mistake {
+// checkOptions finds what is wrong with the options by themselves, which may
+// still be read.
+func (t *Transport) checkOptions() *mistake {
 	switch {
-	case t.Source == "":
-		return wrong("inject_token", "the name of a token source is missing")
-	case strings.Contains(t.Source, "{"):
-		return wrong("inject_token", "the name of a token source cannot hold a placeholder")
 	case t.Wait < 0:
 		return wrong("wait", "this must be more than 0")
 	case !slices.Contains([]string{"", "fail", "pass"}, t.Unavailable):
 		return wrong("unavailable", "%q is neither fail nor pass", t.Unavailable)
 	case !slices.Contains([]string{"", "replace", "keep"}, t.Existing):
 		return wrong("existing", "%q is neither replace nor keep", t.Existing)
+	}
+	for _, check := range []func() *mistake{t.checkNames, t.checkReplay} {
+		if m := check(); m != nil {
+			return m
+		}
 	}
 	for _, pattern := range t.AllowHosts {
 		if m := checkHostPattern(pattern); m != nil {
@@ -176,44 +170,57 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
+	use := t.selection.of(req, t.Source)
+	if use == nil {
+		return t.refuseSource(req), nil
+	}
 	if refusal := t.refuse(req); refusal != nil {
-		t.tell(req, failed)
+		use.tell(req, failed)
 		return refusal, nil
 	}
 	attempt, out := t.injection.newAttempt(req)
 	if t.Existing == "keep" && t.injection.present(req) {
-		t.tell(req, kept)
+		use.tell(req, kept)
 		return t.send(out)
 	}
+	body := t.injection.newBody(req, t.replayBuffer())
+	defer body.settle()
 	t.injection.clean(out)
-	if followsElsewhere(req) {
-		t.tell(req, passed)
+	body.attach(out)
+	if use.refresher == nil || followsElsewhere(req) {
+		use.tell(req, passed)
 		return t.send(out)
 	}
-	token, err := t.token(req.Context())
+	token, err := t.token(req.Context(), use, !t.replayOff() && body.replayable())
 	if err != nil {
-		return t.without(req, out, err)
+		return t.without(req, out, use, err)
 	}
+	resp, err := t.inject(attempt, out, use, token)
+	if err != nil || !t.refuses(resp) {
+		use.tell(req, sentOutcome(injected, err))
+		return resp, err
+	}
+	return t.replay(req, resp, body, use, token, false)
+}
 
-	attempt.hidden, attempt.injected = t.injection.put(out, token), true
+// inject sends a request with a token.
+func (t *Transport) inject(attempt *attempt, out *http.Request, use *use, token *tokensource.Token) (*http.Response, error) {
+	attempt.hidden, attempt.injected = t.injection.put(out, token, &use.formed), true
 	t.pinHost(out)
 	resp, err := t.HTTPTransport.RoundTrip(out)
 	if err != nil {
-		outcome := injected
-		if _, ok := errors.AsType[reverseproxy.DialError](err); ok {
-			outcome = failed // it never left
-		}
-		t.tell(req, outcome)
 		return nil, attempt.hidden.quiet(err)
 	}
-	attempt.scrubAnswer(resp, req.Method)
-	if t.refuses(resp) {
-		t.tell(req, refused)
-		t.refresher.Report(token)
-	} else {
-		t.tell(req, injected)
-	}
+	attempt.scrubAnswer(resp, out.Method)
 	return resp, nil
+}
+
+// sentOutcome is the outcome of a request that was sent, unless it never left.
+func sentOutcome(outcome string, err error) string {
+	if _, ok := errors.AsType[reverseproxy.DialError](err); ok {
+		return failed
+	}
+	return outcome
 }
 
 // send sends a request without a token.
@@ -249,55 +256,46 @@ func neverSent(method string) bool {
 	return strings.EqualFold(method, http.MethodTrace) || strings.EqualFold(method, http.MethodConnect)
 }
 
-// token returns a valid token; the time to wait for one is the caller's own or
-// ours, whichever is shorter.
-func (t *Transport) token(ctx context.Context) (*tokensource.Token, error) {
-	if token := t.refresher.Current(); token != nil {
+// token returns a valid token. A request that cannot be sent twice gets none
+// that an upstream has just refused while another is on its way.
+func (t *Transport) token(ctx context.Context, use *use, replayable bool) (*tokensource.Token, error) {
+	if token := use.refresher.Current(); token != nil && (replayable || !use.refresher.Suspect()) {
 		return token, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(t.Wait))
+	ctx, cancel := t.patience(ctx)
 	defer cancel()
-	return t.refresher.Token(ctx)
+	if replayable {
+		return use.refresher.Token(ctx)
+	}
+	return use.refresher.Unsuspected(ctx)
 }
 
+// patience bounds the time for which a request may wait for a token: by our own
+// wait, by reverse_proxy's lb_try_duration and by the deadline that the context
+// has already, whichever ends first.
+func (t *Transport) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	if t.tryDuration > 0 && t.tryDuration < time.Duration(t.Wait) {
+		return context.WithTimeoutCause(ctx, t.tryDuration, errTryDuration)
+	}
+	return context.WithTimeoutCause(ctx, time.Duration(t.Wait), errWait)
+}
+
+// Which time ran out.
+var (
+	errWait        = errors.New("wait")
+	errTryDuration = errors.New("lb_try_duration")
+)
+
 // without decides about a request for which there is no token.
-func (t *Transport) without(req, out *http.Request, err error) (*http.Response, error) {
+func (t *Transport) without(req, out *http.Request, use *use, err error) (*http.Response, error) {
 	if gone := req.Context().Err(); errors.Is(gone, context.Canceled) {
-		t.tell(req, failed)
+		use.tell(req, failed)
 		return nil, gone // the caller has left
 	}
 	if t.Unavailable == "pass" {
-		t.tell(req, passed)
+		use.tell(req, passed)
 		return t.send(out)
 	}
-	t.tell(req, failed)
-	return unavailable(req, t.Source, err), nil
-}
-
-// refuses says whether an answer means that the token is dead. A token that
-// lacks a scope is not.
-func (t *Transport) refuses(resp *http.Response) bool {
-	if resp.StatusCode != http.StatusUnauthorized {
-		return false
-	}
-	for _, challenge := range resp.Header["Www-Authenticate"] {
-		if strings.Contains(challenge, "insufficient_scope") {
-			return false
-		}
-	}
-	return true
-}
-
-// tell puts the outcome into the access log and into placeholders. Health
-// checks have neither.
-func (t *Transport) tell(req *http.Request, outcome string) {
-	told := t.told[outcome]
-	ctx := req.Context()
-	if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		extra.Set(told.field)
-	}
-	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http.inject_token.source", told.source)
-		repl.Set("http.inject_token.outcome", told.outcome)
-	}
+	use.tell(req, failed)
+	return unavailable(req, use.name, err), nil
 }

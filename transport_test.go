@@ -53,9 +53,8 @@ func newTestTransport(tb testing.TB, t *Transport, up upstream) *Transport {
 	t.Source = "crm"
 	t.Wait = caddy.Duration(DefaultWait)
 	t.injection = in
-	t.refresher = r
+	t.selection = &selection{always: newUse(t.Source, r)}
 	t.log = zap.NewNop()
-	t.prepareTold()
 	t.HTTPTransport.Transport = new(http.Transport)
 	t.HTTPTransport.Transport.RegisterProtocol(testScheme, up)
 	return t
@@ -177,16 +176,16 @@ func TestARefusalIsReportedUnlessAScopeIsMissing(t *testing.T) {
 		transport := newTestTransport(t, new(Transport), func(*http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: http.StatusUnauthorized, Header: http.Header{"Www-Authenticate": {challenge}}, Body: http.NoBody}, nil
 		})
-		before := transport.refresher.Current()
+		before := transport.selection.always.refresher.Current()
 		req := newTestRequest(t, http.MethodGet, "", nil)
 		if _, err := transport.RoundTrip(req); err != nil {
 			t.Fatal(err)
 		}
 		deadline := time.Now().Add(5 * time.Second)
-		for reported && transport.refresher.Current() == before && time.Now().Before(deadline) {
+		for reported && transport.selection.always.refresher.Current() == before && time.Now().Before(deadline) {
 			time.Sleep(time.Millisecond)
 		}
-		if renewed := transport.refresher.Current() != before; renewed != reported {
+		if renewed := transport.selection.always.refresher.Current() != before; renewed != reported {
 			t.Errorf("challenge %q: renewed is %v, want %v", challenge, renewed, reported)
 		}
 		repl := req.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)

@@ -36,7 +36,8 @@ func answer(req *http.Request, status int, sentence string) *http.Response {
 
 // unavailable answers a request for which there is no token: 503 where trying
 // again can help, 502 where the provider rejected us, 504 where the wait ran
-// out. Proxy-Status is RFC 9209's.
+// out. Proxy-Status (RFC 9209) says which error the provider named, or which
+// time it was.
 func unavailable(req *http.Request, source string, err error) *http.Response {
 	u, ok := errors.AsType[*refresher.Unavailable](err)
 	if !ok {
@@ -45,8 +46,16 @@ func unavailable(req *http.Request, source string, err error) *http.Response {
 	var resp *http.Response
 	status := "inject_token; error=proxy_internal_response"
 	switch {
+	case u.Waited && errors.Is(u.Ended, errTryDuration):
+		resp = answer(req, http.StatusServiceUnavailable, "There is no token for this API: the token source "+source+" did not get one within lb_try_duration.")
+		status += `; details="lb_try_duration"`
 	case u.Waited:
 		resp = answer(req, http.StatusGatewayTimeout, "There is no token for this API: the token source "+source+" did not get one in time.")
+		if errors.Is(u.Ended, errWait) {
+			status += `; details="wait"`
+		} else {
+			status += `; details="deadline of the request"`
+		}
 	case u.Permanent && u.Cause.StatusCode == 0: // nobody was asked
 		resp = answer(req, http.StatusBadGateway, "There is no token for this API: the configuration of the token source "+source+" does not work, and an operator must see to that.")
 	case u.Permanent:

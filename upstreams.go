@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -29,8 +30,14 @@ func (t *Transport) checkUpstreams(ctx caddy.Context) *mistake {
 	if m := checkAllowHosts(handler, t.AllowHosts); m != nil {
 		return m
 	}
+	if m := t.checkUpstreamSources(handler); m != nil {
+		return m
+	}
 	if m := t.checkWait(handler); m != nil {
 		return m
+	}
+	if handler.LoadBalancing != nil {
+		t.tryDuration = time.Duration(handler.LoadBalancing.TryDuration)
 	}
 	for _, address := range t.inClear(handler) {
 		t.log.Warn("the token goes to this upstream without TLS; write https:// (RFC 6750, section 5.3)",

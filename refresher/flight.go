@@ -15,6 +15,8 @@ import (
 // for one itself.
 type flight struct {
 	launched bool               // guarded by Refresher.mu
+	refused  bool               // likewise: an upstream's refusal has caused it
+	adopted  bool               // written before done is closed: the token was there already
 	done     chan struct{}      // closed when it has ended
 	token    *tokensource.Token // written before done is closed
 }
@@ -50,10 +52,14 @@ func (r *Refresher) run(f *flight, e *Environment) {
 
 	r.mu.Lock()
 	r.flight = nil
+	r.doubtful.Store(false)
 	if err == error(errEnded) { // nothing was asked
 		r.mu.Unlock()
 		close(f.done)
 		return
+	}
+	if f.refused && !f.adopted {
+		r.refusals.asked(r.now())
 	}
 	first := r.obtained == nil
 	if err == nil {

@@ -81,6 +81,10 @@ type Refresher struct {
 	// current is what callers get; the only thing that the hot path reads.
 	current atomic.Pointer[tokensource.Token]
 
+	// doubtful is true while what is current has been refused and another is on
+	// its way; only requests that cannot be sent twice read it.
+	doubtful atomic.Bool
+
 	mu           sync.Mutex // guards everything below
 	environments []*Environment
 	obtained     *tokensource.Token // the newest, also where it is not current
@@ -198,7 +202,7 @@ func (r *Refresher) wait(ctx context.Context) (*tokensource.Token, error) {
 				return f.token, nil
 			}
 		case <-ctx.Done():
-			return nil, &Unavailable{Waited: true}
+			return nil, &Unavailable{Waited: true, Ended: context.Cause(ctx)}
 		}
 	}
 }
@@ -261,6 +265,9 @@ type Unavailable struct {
 
 	// Waited is true where the caller's own time ran out first.
 	Waited bool
+
+	// Ended is the cause of its context's end then.
+	Ended error
 }
 
 func (u *Unavailable) Error() string {

@@ -1,6 +1,7 @@
 package refresher
 
 import (
+	"context"
 	"time"
 
 	"github.com/caddytoken/inject-token/tokensource"
@@ -12,8 +13,8 @@ const (
 	firstRefusalPause = 5 * time.Second
 	lastRefusalPause  = 10 * time.Minute
 
-	// curedFor is the least age at which a token that is refused counts as one
-	// that was not refused from the beginning.
+	// curedFor is how long no refusal comes until the last token request counts
+	// as a cure, where nobody has said that it was one.
 	curedFor = 30 * time.Second
 )
 
@@ -22,52 +23,119 @@ const (
 // upstream that refuses everything, or a caller who provokes refusals, must
 // not become a storm at the provider.
 type refusals struct {
-	pause time.Duration // after the next one
+	pause time.Duration // after the last token request
 	until time.Time     // none before
+	last  time.Time     // when the last refusal came
+	cured bool          // whether the last token request helped who caused it
 }
 
-// allow says whether the refusal of a token of this age may cause a token
-// request, and reckons with one if so. A token that was good for half a minute,
-// and for twice the last pause, was a cure for the refusals before it.
-func (f *refusals) allow(now time.Time, age time.Duration) bool {
+// allow says whether a refusal may cause a token request. Where refusals have
+// stayed away for longer than the last pause, that was a cure; and where nobody
+// has seen that it was, for half a minute.
+func (f *refusals) allow(now time.Time) bool {
+	quiet := now.Sub(f.last)
+	f.last = now
 	if now.Before(f.until) {
 		return false
 	}
-	if age > max(2*f.pause, curedFor) {
+	if f.cured && quiet > f.pause || quiet > max(2*f.pause, curedFor) {
 		f.pause = 0
 	}
+	return true
+}
+
+// asked reckons with a token request that a refusal has caused.
+func (f *refusals) asked(now time.Time) {
 	f.pause = min(max(firstRefusalPause, 2*f.pause), lastRefusalPause)
 	f.until = now.Add(f.pause)
-	return true
+	f.cured = false
 }
 
 // Report says that an upstream refused this token. If it is the current one it
 // becomes suspect, and a new one is obtained in the background, once for all
 // who report it. It stays in use meanwhile, and also where no other can be had
 // for a passing reason: one caller's refusal must not take the source from all
-// others.
-func (r *Refresher) Report(token *tokensource.Token) {
+// others. It returns whether this report is the cause of a token request.
+func (r *Refresher) Report(token *tokensource.Token) (caused bool) {
 	if token == nil || r.current.Load() != token {
-		return
+		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.current.Load() != token || r.ended {
-		return
+		return false
 	}
 	if r.flight != nil {
 		r.suspect = true
-		return
+		return false
 	}
 	if backoff := r.backingOff(); backoff != nil {
 		r.suspect = true // for when the next token request ends
 		if isDead(r.failure) && r.lookForChange() == nil {
 			r.current.Store(nil)
 		}
-		return
+		return false
 	}
-	if r.refusals.allow(r.now(), r.now().Sub(r.landedAt)) {
-		r.suspect = true
-		r.fly()
+	if !r.refusals.allow(r.now()) {
+		return false
 	}
+	r.suspect = true
+	f := r.fly()
+	f.refused = true
+	// Where refusals come again and again, it is not the token.
+	r.doubtful.Store(r.refusals.pause == 0)
+	return true
+}
+
+// Replacement waits for the token that takes the place of one that was
+// reported, and returns nil where there will be none. Fresh is true where that
+// one was obtained since the refusal; another may have been refused as well.
+func (r *Refresher) Replacement(ctx context.Context, refused *tokensource.Token) (replacement *tokensource.Token, fresh bool) {
+	r.mu.Lock()
+	f := r.flight
+	since := f != nil && f.refused
+	r.mu.Unlock()
+	if t := r.Current(); t != nil && t.AccessToken != refused.AccessToken {
+		return t, false
+	}
+	if f == nil {
+		return nil, false
+	}
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		return nil, false
+	}
+	if t := r.Current(); t != nil && t.AccessToken != refused.AccessToken {
+		return t, since && t == f.token && !f.adopted
+	}
+	return nil, false
+}
+
+// Cured says that the token request which a refusal has caused was of use: the
+// upstream takes the new token.
+func (r *Refresher) Cured() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refusals.cured = true
+}
+
+// Suspect says whether an upstream has refused the current token for the first
+// time in a while, and another is on its way.
+func (r *Refresher) Suspect() bool { return r.doubtful.Load() }
+
+// Unsuspected is Token for a request that cannot be sent twice: where an
+// upstream has refused the current token, it waits for the next. Where that
+// does not come, the current one may still be good.
+func (r *Refresher) Unsuspected(ctx context.Context) (*tokensource.Token, error) {
+	r.mu.Lock()
+	f := r.flight
+	r.mu.Unlock()
+	if f != nil && r.Suspect() {
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+		}
+	}
+	return r.Token(ctx)
 }

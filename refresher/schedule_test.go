@@ -178,11 +178,10 @@ func TestRefusalsOfATokenPauseTokenRequests(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var r refusals
 			var got []time.Duration
-			issued := -time.Hour
 			for _, at := range c.at {
-				if r.allow(start.Add(at), at-issued) {
+				if r.allow(start.Add(at)) {
 					got = append(got, at)
-					issued = at
+					r.asked(start.Add(at))
 				}
 			}
 			if len(got) != len(c.want) {

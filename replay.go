@@ -1,0 +1,275 @@
+package injecttoken
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddytoken/inject-token/tokensource"
+)
+
+// DefaultReplayBuffer is the largest request body that can be sent once more,
+// in bytes.
+const DefaultReplayBuffer = 64 << 10
+
+// maxReplayBuffer is the most that replay_buffer can be.
+const maxReplayBuffer = 1 << 30
+
+// checkReplay finds what is wrong with the options of a replay.
+func (t *Transport) checkReplay() *mistake {
+	for _, status := range t.ReplayOn {
+		if status < 300 || status > 599 {
+			return wrong("replay_on", "%d is not a status by which an API refuses a token, such as 401", status)
+		}
+	}
+	if t.ReplayBuffer != nil && (*t.ReplayBuffer < 0 || *t.ReplayBuffer > maxReplayBuffer) {
+		return wrong("replay_buffer", "write a size up to 1GiB, such as 64KiB; each request that is under way may take as much memory")
+	}
+	return nil
+}
+
+// refuses says whether an answer means that the token is dead. A token that
+// lacks a scope is not.
+func (t *Transport) refuses(resp *http.Response) bool {
+	switch {
+	case resp.StatusCode < 300:
+		return false
+	case len(t.ReplayOn) == 0 && resp.StatusCode != http.StatusUnauthorized,
+		len(t.ReplayOn) > 0 && !slices.Contains(t.ReplayOn, resp.StatusCode):
+		return false
+	}
+	for _, challenge := range resp.Header["Www-Authenticate"] {
+		if strings.Contains(challenge, "insufficient_scope") {
+			return false
+		}
+	}
+	return true
+}
+
+// replay sends a request once more whose token the upstream has refused. Where
+// it cannot be, or where there is no other token, the refusal is the answer: it
+// is held back until then.
+//
+// A token that another request, or another node, had got before may have been
+// revoked with the first one. Only then the request is sent a third time.
+func (t *Transport) replay(req *http.Request, refusal *http.Response, body *body, use *use, token *tokensource.Token, again bool) (*http.Response, error) {
+	caused := use.refresher.Report(token)
+	if t.replayOff() || !body.rewind(req.Context()) {
+		use.tell(req, refused)
+		return refusal, nil
+	}
+	ctx, cancel := t.patience(req.Context())
+	next, fresh := use.refresher.Replacement(ctx, token)
+	cancel()
+	if next == nil {
+		use.tell(req, refused)
+		return refusal, nil
+	}
+	refusal.Body.Close()
+	attempt, out := t.injection.newAttempt(req)
+	t.injection.clean(out)
+	body.attach(out)
+	resp, err := t.inject(attempt, out, use, next)
+	switch {
+	case err != nil:
+		use.tell(req, sentOutcome(replayed, err))
+	case !t.refuses(resp):
+		use.tell(req, replayed)
+		if caused {
+			use.refresher.Cured()
+		}
+	case !fresh && !again:
+		return t.replay(req, resp, body, use, next, true)
+	default:
+		use.tell(req, refused)
+		use.refresher.Report(next)
+	}
+	return resp, err
+}
+
+func (t *Transport) replayOff() bool { return t.ReplayOn != nil && len(t.ReplayOn) == 0 }
+
+func (t *Transport) replayBuffer() int64 {
+	switch {
+	case t.replayOff():
+		return -1
+	case t.ReplayBuffer != nil:
+		return *t.ReplayBuffer
+	}
+	return DefaultReplayBuffer
+}
+
+// stalled is how long a read of the caller's body may be under way before the
+// caller counts as one who stalls.
+const stalled = time.Second
+
+// body is the body of a request, of which each attempt has a view of its own.
+// What has been read is kept while it streams, so that the request can be sent
+// once more; nothing is read ahead.
+//
+// A transport may go on reading for an attempt that was refused long ago. So
+// there is one source, one buffer, and a cursor for each view: a view that was
+// abandoned gets an error without touching the source, and what a read that was
+// under way has brought is in the buffer before the next view begins.
+//
+// Whoever is in turn reads the source and touches what is below. It is a channel
+// and no mutex, since a read may hang on a slow caller.
+type body struct {
+	source    io.ReadCloser
+	trailer   http.Header // the caller's, which the source fills at its end
+	injection *injection
+	turn      chan struct{}
+
+	limit int    // of the buffer; less than 0: nothing is kept
+	kept  []byte // all that was read
+	err   error  // that the source has ended with
+
+	current    atomic.Pointer[view] // the one that may read
+	settled    atomic.Bool          // there will be no other
+	closeOnce  sync.Once
+	closeError error
+}
+
+// view is the body as one attempt sees it.
+type view struct {
+	body    *body
+	trailer http.Header // of the attempt, which the transport beneath reads at the end
+	cursor  int         // in what is kept
+	closed  atomic.Bool
+}
+
+var errAbandoned = errors.New("the request is being sent once more")
+
+// newBody takes the body of a request, of which limit bytes can be kept; less
+// than 1 keeps nothing. It returns nil where there is no body.
+func (in *injection) newBody(req *http.Request, limit int64) *body {
+	if req.Body == nil || req.Body == http.NoBody {
+		return nil
+	}
+	if limit == 0 || req.ContentLength > limit {
+		limit = -1
+	}
+	return &body{source: req.Body, trailer: req.Trailer, injection: in, limit: int(limit), turn: make(chan struct{}, 1)}
+}
+
+// replayable says whether the request could be sent twice, as far as is known
+// before anything was read.
+func (b *body) replayable() bool { return b == nil || b.limit >= 0 }
+
+// attach gives an attempt its view of the body, and trailers of its own.
+func (b *body) attach(out *http.Request) {
+	if b == nil {
+		return
+	}
+	v := &view{body: b}
+	if b.trailer != nil {
+		v.trailer = make(http.Header, len(b.trailer))
+		b.copyTrailer(v.trailer)
+		out.Trailer = v.trailer
+	}
+	b.current.Store(v)
+	out.Body = v
+}
+
+// copyTrailer leaves out the caller's values in the places of the token.
+func (b *body) copyTrailer(to http.Header) {
+	clear(to)
+	for field, values := range b.trailer {
+		if !b.injection.isField(field) {
+			to[field] = values
+		}
+	}
+}
+
+// rewind takes the body from the current view, so that another can begin. It
+// returns false where that is not possible: more was read than is kept, or the
+// caller stalls or has broken off.
+func (b *body) rewind(ctx context.Context) bool {
+	if b == nil {
+		return true
+	}
+	timer := time.NewTimer(stalled)
+	defer timer.Stop()
+	select {
+	case b.turn <- struct{}{}:
+	case <-timer.C:
+		return false
+	case <-ctx.Done():
+		return false
+	}
+	defer b.release()
+	if b.limit < 0 || b.err != nil && b.err != io.EOF {
+		return false
+	}
+	b.current.Store(nil)
+	return true
+}
+
+func (b *body) release() { <-b.turn }
+
+// settle says that there will be no other view.
+func (b *body) settle() {
+	if b == nil {
+		return
+	}
+	b.settled.Store(true)
+	if v := b.current.Load(); v != nil && v.closed.Load() {
+		_ = b.close()
+	}
+}
+
+func (b *body) close() error {
+	b.closeOnce.Do(func() { b.closeError = b.source.Close() })
+	return b.closeError
+}
+
+// Read reads what is kept, and then from the source.
+func (v *view) Read(p []byte) (int, error) {
+	b := v.body
+	b.turn <- struct{}{}
+	defer b.release()
+	switch {
+	case b.current.Load() != v:
+		return 0, errAbandoned
+	case v.cursor < len(b.kept):
+		n := copy(p, b.kept[v.cursor:])
+		v.cursor += n
+		return n, nil
+	case b.err != nil:
+		return 0, v.end()
+	}
+	n, err := b.source.Read(p)
+	if v.cursor += n; v.cursor <= b.limit {
+		b.kept = append(b.kept, p[:n]...)
+	} else {
+		b.limit, b.kept, v.cursor = -1, nil, 0
+	}
+	if err != nil {
+		b.err = err
+		return n, v.end()
+	}
+	return n, nil
+}
+
+// end returns what the source has ended with. The caller is in turn.
+func (v *view) end() error {
+	if v.trailer != nil {
+		v.body.copyTrailer(v.trailer)
+	}
+	return v.body.err
+}
+
+// Close closes the source where this is the last view.
+func (v *view) Close() error {
+	v.closed.Store(true)
+	if v.body.settled.Load() {
+		return v.body.close()
+	}
+	return nil
+}

@@ -1,0 +1,191 @@
+package injecttoken
+
+import (
+	"maps"
+	"net"
+	"net/http"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
+
+	"github.com/caddytoken/inject-token/refresher"
+)
+
+// use is a token source as one transport uses it.
+type use struct {
+	name      string
+	refresher *refresher.Refresher   // nil: none
+	formed    atomic.Pointer[formed] // of its newest token
+	outcomes
+}
+
+func newUse(name string, r *refresher.Refresher) *use {
+	return &use{name: name, refresher: r, outcomes: newOutcomes(name)}
+}
+
+// selection is which source's token a request gets: that of its upstream, else
+// the one that is named. A name that holds placeholders is resolved for each
+// request, and looked up among the sources that it may name.
+type selection struct {
+	byUpstream map[string]*use // by host:port
+	always     *use            // nil where the name holds placeholders
+	byName     map[string]*use
+	none       *use // of what gets no token
+}
+
+// isTemplate says whether the name of a source is one for each request.
+func isTemplate(name string) bool { return strings.Contains(name, "{") }
+
+// newSelection finds the sources that a transport may use.
+func newSelection(t *Transport, app *App) (*selection, error) {
+	s := &selection{byUpstream: make(map[string]*use), byName: make(map[string]*use), none: newUse(t.Source, nil)}
+	uses := make(map[string]*use)
+	find := func(name string) (*use, error) {
+		if u := uses[name]; u != nil {
+			return u, nil
+		}
+		r, err := app.refresher(name)
+		if err != nil {
+			return nil, err
+		}
+		uses[name] = newUse(name, r)
+		return uses[name], nil
+	}
+	var err error
+	for upstream, name := range t.UpstreamSources {
+		if s.byUpstream[addressOf(upstream)], err = find(name); err != nil {
+			return nil, wrong("upstream_source", "%v", err)
+		}
+	}
+	if !isTemplate(t.Source) {
+		s.always, err = find(t.Source)
+		return s, err
+	}
+	if m := checkPatterns(t.SourcePatterns, app.Sources); m != nil {
+		return nil, m
+	}
+	for name := range app.Sources {
+		if !matchesAny(name, t.SourcePatterns) {
+			continue
+		}
+		if s.byName[name], err = find(name); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// addressOf is an upstream's address as it is dialed.
+func addressOf(dial string) string {
+	address, err := caddy.ParseNetworkAddressWithDefaults(dial, "tcp", 0)
+	if err != nil || !isTCP(address.Network) {
+		return dial
+	}
+	return strings.ToLower(net.JoinHostPort(address.Host, portOf(address)))
+}
+
+// of returns the source for a request; nil where it names none that it may use.
+// A health check names none, for no caller has sent it, and gets no token.
+func (s *selection) of(req *http.Request, name string) *use {
+	ctx := req.Context()
+	if len(s.byUpstream) > 0 {
+		if dial, ok := reverseproxy.GetDialInfo(ctx); ok {
+			if u := s.byUpstream[strings.ToLower(dial.Address)]; u != nil {
+				return u
+			}
+		}
+	}
+	if s.always != nil {
+		return s.always
+	}
+	repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok || ctx.Value(caddyhttp.ServerCtxKey) == nil {
+		return s.none
+	}
+	return s.byName[repl.ReplaceAll(name, "")]
+}
+
+// refuseSource answers a request that names no source it may use. The name is
+// of the caller's choice, and not repeated.
+func (t *Transport) refuseSource(req *http.Request) *http.Response {
+	t.selection.none.tell(req, failed)
+	t.log.Warn("a request was refused, for it names no token source that it may use",
+		zap.String("source", t.Source), zap.Strings("sources", t.SourcePatterns))
+	return answer(req, http.StatusForbidden, "This request names no token source that it may use.")
+}
+
+// checkSources wants patterns where there is something to choose, and only there.
+func (t *Transport) checkSources() *mistake {
+	switch {
+	case isTemplate(t.Source) && len(t.SourcePatterns) == 0:
+		return wrong("sources", "missing; the name of the token source holds a placeholder, so say which sources it may name, such as sources tenant-*")
+	case !isTemplate(t.Source) && len(t.SourcePatterns) > 0:
+		return wrong("sources", "the name of the token source holds no placeholder, so that there is nothing to choose")
+	}
+	return nil
+}
+
+// checkNames finds what is wrong with names and patterns by themselves.
+func (t *Transport) checkNames() *mistake {
+	for _, pattern := range t.SourcePatterns {
+		if strings.Trim(pattern, "abcdefghijklmnopqrstuvwxyz0123456789_-*") != "" || pattern == "" {
+			return wrong("sources", "%q is not the name of a source, in which * stands for anything", pattern)
+		}
+	}
+	for _, upstream := range slices.Sorted(maps.Keys(t.UpstreamSources)) {
+		host, port, err := net.SplitHostPort(upstream)
+		if _, notNumber := strconv.ParseUint(port, 10, 16); err != nil || host == "" || notNumber != nil || strings.ContainsAny(host, "/{") {
+			return wrong("upstream_source", "%q is not HOST:PORT, such as api.example.org:443", upstream)
+		}
+		if m := checkSourceName(t.UpstreamSources[upstream]); m != nil {
+			return wrong("upstream_source", "%s", m.text)
+		}
+	}
+	return nil
+}
+
+// checkUpstreamSources wants each upstream_source to belong to an upstream, as
+// far as those are known from the configuration.
+func (t *Transport) checkUpstreamSources(handler *reverseproxy.Handler) *mistake {
+	if handler.DynamicUpstreamsRaw != nil {
+		return nil
+	}
+	var known []string
+	for _, upstream := range handler.Upstreams {
+		if strings.Contains(upstream.Dial, "{") {
+			return nil
+		}
+		known = append(known, addressOf(upstream.Dial))
+	}
+	for _, upstream := range slices.Sorted(maps.Keys(t.UpstreamSources)) {
+		if !slices.Contains(known, addressOf(upstream)) {
+			return wrong("upstream_source", "%s is no upstream; there is %s", upstream, strings.Join(known, ", "))
+		}
+	}
+	return nil
+}
+
+// checkPatterns wants each pattern to match one source at least.
+func checkPatterns(patterns []string, sources map[string]*Source) *mistake {
+	names := slices.Sorted(maps.Keys(sources))
+	for _, pattern := range patterns {
+		if !slices.ContainsFunc(names, func(name string) bool { return matchesAny(name, []string{pattern}) }) {
+			return wrong("sources", "no token source matches %s; %s", pattern, didYouMean(strings.ReplaceAll(pattern, "*", ""), names))
+		}
+	}
+	return nil
+}
+
+func matchesAny(name string, patterns []string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		matched, err := path.Match(pattern, name)
+		return err == nil && matched
+	})
+}
