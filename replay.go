@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -130,10 +129,10 @@ type body struct {
 	kept  []byte // all that was read
 	err   error  // that the source has ended with
 
-	current    atomic.Pointer[view] // the one that may read
-	settled    atomic.Bool          // there will be no other
-	closeOnce  sync.Once
-	closeError error
+	current atomic.Pointer[view] // the one that may read
+	settled atomic.Bool          // there will be no other
+	done    atomic.Bool          // the source is to be closed
+	closed  bool
 }
 
 // view is the body as one attempt sees it.
@@ -211,8 +210,6 @@ func (b *body) rewind(ctx context.Context) bool {
 	return true
 }
 
-func (b *body) release() { <-b.turn }
-
 // settle says that there will be no other view.
 func (b *body) settle() {
 	if b == nil {
@@ -220,13 +217,40 @@ func (b *body) settle() {
 	}
 	b.settled.Store(true)
 	if v := b.current.Load(); v != nil && v.closed.Load() {
-		_ = b.close()
+		b.finish()
 	}
 }
 
-func (b *body) close() error {
-	b.closeOnce.Do(func() { b.closeError = b.source.Close() })
-	return b.closeError
+// finish closes the source, if need be when the read that is under way has
+// ended: not every body can be closed during a read.
+func (b *body) finish() {
+	b.done.Store(true)
+	select {
+	case b.turn <- struct{}{}:
+		b.release()
+	default:
+	}
+}
+
+// release ends a turn. Whoever could not have it to close the source meanwhile
+// has left a note.
+func (b *body) release() {
+	for {
+		if b.done.Load() && !b.closed {
+			b.closed = true
+			_ = b.source.Close()
+		}
+		closed := b.closed
+		<-b.turn
+		if closed || !b.done.Load() {
+			return
+		}
+		select {
+		case b.turn <- struct{}{}:
+		default:
+			return
+		}
+	}
 }
 
 // Read reads what is kept, and then from the source.
@@ -269,7 +293,7 @@ func (v *view) end() error {
 func (v *view) Close() error {
 	v.closed.Store(true)
 	if v.body.settled.Load() {
-		return v.body.close()
+		v.body.finish()
 	}
 	return nil
 }

@@ -1,8 +1,6 @@
 package refresher
 
 import (
-	"context"
-	"runtime/debug"
 	"time"
 
 	"go.uber.org/zap"
@@ -10,12 +8,14 @@ import (
 	"github.com/caddytoken/inject-token/tokensource"
 )
 
-// flight is the one token request that may be under way. Everybody who needs
-// its outcome waits for done. Where no environment is attached yet, it waits
+// flight is the one renewal that may be under way. Everybody who needs its
+// outcome waits for done. Where no environment is attached yet, it waits
 // for one itself.
 type flight struct {
 	launched bool               // guarded by Refresher.mu
 	refused  bool               // likewise: an upstream's refusal has caused it
+	look     bool               // likewise: only for what is stored
+	due      time.Time          // likewise: what the timer was set to, of a look
 	adopted  bool               // written before done is closed: the token was there already
 	done     chan struct{}      // closed when it has ended
 	token    *tokensource.Token // written before done is closed
@@ -45,83 +45,40 @@ func (r *Refresher) launch() {
 // run is the flight's goroutine.
 func (r *Refresher) run(f *flight, e *Environment) {
 	started := r.now()
-	token, err := r.renew(e)
-	if err == nil && !alive(token, r.now()) {
+	out, err := r.renew(e, f.look)
+	if err == nil && !alive(out.token, r.now()) {
 		err = &tokensource.Error{Reason: "the token had ended when it was there"}
 	}
 
 	r.mu.Lock()
 	r.flight = nil
 	r.doubtful.Store(false)
-	if err == error(errEnded) { // nothing was asked
+	if err == error(errEnded) || f.look && err != nil { // nothing was asked
+		if err != errNothingNewer {
+			r.peekAt = r.now().Add(peekAgain)
+		}
+		if !f.due.IsZero() {
+			r.schedule(f.due)
+		}
 		r.mu.Unlock()
 		close(f.done)
 		return
 	}
+	f.adopted = out.adopted
 	if f.refused && !f.adopted {
 		r.refusals.asked(r.now())
 	}
 	first := r.obtained == nil
 	if err == nil {
-		f.token = token
-		r.landed(token, r.now().Sub(started))
+		f.token = out.token
+		r.landed(out.token, r.now().Sub(started))
 	} else {
-		r.failed(cause(err))
+		r.failed(cause(err), out.lifetime)
 	}
-	report := r.report(token, err, first)
+	report := r.report(out, err, first)
 	r.mu.Unlock()
 	close(f.done)
 	report(e.Log)
-}
-
-// renew obtains one token. It is the seam for persistence: whatever is to
-// happen around a token request, such as adopting what another node obtained
-// or storing a rotated refresh token before it is used, happens here.
-func (r *Refresher) renew(e *Environment) (token *tokensource.Token, err error) {
-	newest, err := r.takeTurn()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { r.options.Lineage.newest <- newest }()
-	ctx, cancel := context.WithTimeout(r.base, r.options.Timeout)
-	defer cancel()
-	defer func() {
-		if recover() != nil { // its value may hold a secret
-			e.Log.Error("panic in a token request", zap.ByteString("stack", debug.Stack()))
-			token, err = nil, &tokensource.Error{Reason: "panic in a token request; the log has its stack"}
-		}
-	}()
-	token, err = e.Source.Obtain(ctx, newest)
-	if token == nil && err == nil {
-		err = cause(nil)
-	}
-	switch {
-	case err == nil:
-		newest = token
-	case newest != nil && cause(err).RefreshTokenRefused:
-		newest = newest.WithoutRefreshToken()
-	}
-	return token, err
-}
-
-// takeTurn waits for the newest token of the lineage, which is to be given back.
-func (r *Refresher) takeTurn() (newest *tokensource.Token, err error) {
-	timer := time.NewTimer(r.options.Timeout) // the token request has all of its own
-	defer timer.Stop()
-	select {
-	case newest = <-r.options.Lineage.newest:
-	case <-r.closed:
-		return nil, errEnded
-	case <-timer.C:
-		return nil, &tokensource.Error{Reason: "a token request of another configuration of this source has not ended"}
-	}
-	select {
-	case <-r.closed: // meanwhile
-		r.options.Lineage.newest <- newest
-		return nil, errEnded
-	default:
-		return newest, nil
-	}
 }
 
 // landed makes a token the current one. One that the provider has issued again
@@ -145,8 +102,9 @@ func (r *Refresher) landed(token *tokensource.Token, took time.Duration) {
 }
 
 // failed keeps the current token, unless the upstream refused it and no other
-// will come. The caller holds mu.
-func (r *Refresher) failed(err *tokensource.Error) {
+// will come. Lifetime is that of the newest token, if it is known. The caller
+// holds mu.
+func (r *Refresher) failed(err *tokensource.Error, lifetime time.Duration) {
 	r.failure = err
 	r.failures++
 	r.looked = r.now()
@@ -159,11 +117,8 @@ func (r *Refresher) failed(err *tokensource.Error) {
 		}
 		return
 	}
-	var lifetime time.Duration
-	if r.obtained != nil {
-		lifetime = r.obtained.Lifetime
-	}
-	r.retryAt = r.now().Add(retryAfter(r.failures, err.RetryAfter, lifetime, random()))
+	r.failurePause = retryAfter(r.failures, err.RetryAfter, lifetime, random())
+	r.retryAt = r.now().Add(r.failurePause)
 	r.schedule(r.retryAt)
 }
 
@@ -275,21 +230,36 @@ func (r *Refresher) lookNow(failure *tokensource.Error) {
 }
 
 // report returns what is to be logged of a flight, once mu is not held any
-// more. One line a flight, and one where a token ends for which there is no
+// more, and has a token stored that could not be. One line a flight, and one where a token ends for which there is no
 // other: while a provider is down there is one at most each
 // second, and soon one each minute.
-func (r *Refresher) report(token *tokensource.Token, err error, first bool) func(*zap.Logger) {
+func (r *Refresher) report(out outcome, err error, first bool) func(*zap.Logger) {
 	if err == nil {
+		token := out.token
 		message := "token renewed"
-		if first {
+		switch {
+		case out.adopted:
+			message = "token adopted"
+		case first:
 			message = "token obtained"
 		}
+		unsaved := out.unsaved != nil && !r.unsaved
+		if out.unsaved != nil {
+			r.unsaved = true
+			r.keep(time.Second)
+		}
+		fields := []zap.Field{zap.String("lifetime", "not known")}
+		if token.Lifetime > 0 {
+			fields = []zap.Field{zap.Duration("lifetime", token.Lifetime), zap.Time("expires", token.Expiry())}
+		}
+		if out.counter > 0 {
+			fields = append(fields, zap.Uint64("counter", out.counter))
+		}
 		return func(log *zap.Logger) {
-			if token.Lifetime == 0 {
-				log.Info(message, zap.String("lifetime", "not known"))
-				return
+			log.Info(message, fields...)
+			if unsaved {
+				log.Warn("the token could not be stored; it is kept in memory and storing is tried again", zap.String("reason", out.unsaved.Error()))
 			}
-			log.Info(message, zap.Duration("lifetime", token.Lifetime), zap.Time("expires", token.Expiry()))
 		}
 	}
 	fields := r.failureFields()

@@ -5,10 +5,11 @@
 // wait, leaves a failing provider alone for longer and longer, and serves a
 // valid token to its last second meanwhile.
 //
-// refresher.go is what callers see, flight.go the one token request that may
-// be under way, lineage.go what keeps refresh tokens in order, schedule.go the
-// arithmetic of time, and refusal.go what happens when an upstream does not
-// take a token.
+// refresher.go is what callers see, flight.go the one renewal that may be under
+// way, renewal.go how a token is obtained and stored so that no two nodes spend
+// a refresh token twice, store.go the storage, lineage.go what keeps refresh
+// tokens in order within a process, schedule.go the arithmetic of time, and
+// refusal.go what happens when an upstream does not take a token.
 package refresher
 
 import (
@@ -35,6 +36,11 @@ type Source interface {
 type Environment struct {
 	Source Source
 	Log    *zap.Logger
+
+	// Store is where the token is kept for other processes; nil: nowhere.
+	Store Store
+
+	store *patientStore // nil where Store is
 }
 
 // Options of a refresher. They are part of its identity: another value makes
@@ -52,6 +58,13 @@ type Options struct {
 	// rotated refresh token is neither spent twice nor lost with the refresher
 	// that obtained it; nil: it has one of its own.
 	Lineage *Lineage
+
+	// OneUse is true where the grant itself begins with a refresh token: once
+	// that is spent by mistake, only a person can help.
+	OneUse bool
+
+	// Where is shown to people who look at this node's intents.
+	Where string
 }
 
 // Defaults of Options.
@@ -68,9 +81,9 @@ const lookEvery = 9 * time.Second
 // Refresher keeps the token of one source fresh. All methods are safe for
 // concurrent use.
 //
-// It owns one timer and at most two goroutines: the flight, which ends with
-// its token request, and a look for changed secrets. Close waits for the
-// flight.
+// It owns one timer and at most three goroutines: the flight, which ends with
+// its token request, a look for changed secrets, and one that stores what could
+// not be stored. Close waits for the flight.
 type Refresher struct {
 	options Options
 	base    context.Context // of token requests; ends when Close has waited
@@ -94,11 +107,15 @@ type Refresher struct {
 	due          time.Time // when the timer's work is; zero: nothing to do
 	failures     int       // in a row
 	failure      *tokensource.Error
-	retryAt      time.Time // no token request before; only with a failure
+	retryAt      time.Time     // no token request before; only with a failure
+	failurePause time.Duration // how long that was from the failure
 	look         chan struct{}
 	looked       time.Time
 	refusals     refusals
-	suspect      bool // the upstream refused current
+	suspect      bool      // the upstream refused current
+	peekAt       time.Time // no peek before
+	keeping      bool      // a goroutine stores the newest token
+	unsaved      bool      // the log says that a token could not be stored
 	ended        bool
 }
 
@@ -124,12 +141,17 @@ func New(options Options) *Refresher {
 func (r *Refresher) Attach(e *Environment) (detach func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if e.Store != nil {
+		e.store = newPatientStore(e.Store)
+	}
 	r.environments = append(r.environments, e)
 	switch {
 	case r.flight != nil:
 		r.launch()
 	case r.current.Load() == nil && r.failure == nil:
 		r.fly()
+	case e.store != nil && r.obtained != nil: // perhaps another one than before
+		r.keep(0)
 	}
 	return sync.OnceFunc(func() { r.detach(e) })
 }
@@ -183,15 +205,24 @@ func (r *Refresher) wait(ctx context.Context) (*tokensource.Token, error) {
 			r.mu.Unlock()
 			return nil, &Unavailable{Cause: errEnded}
 		}
-		look := r.lookForChange()
-		if refused := r.backingOff(); refused != nil && look == nil {
-			r.mu.Unlock()
-			return nil, refused
-		}
+		done := r.lookForChange()
+		refused := r.backingOff()
 		var f *flight
-		done := look
-		if look == nil {
+		switch {
+		case done != nil:
+		case refused == nil:
 			f = r.fly()
+		default:
+			if f = r.peek(); f == nil {
+				short := r.failurePause <= shortPause && !refused.Permanent
+				r.mu.Unlock()
+				if short && sleep(ctx, refused.RetryAfter) {
+					continue
+				}
+				return nil, refused
+			}
+		}
+		if f != nil {
 			done = f.done
 		}
 		r.mu.Unlock()
@@ -205,6 +236,45 @@ func (r *Refresher) wait(ctx context.Context) (*tokensource.Token, error) {
 			return nil, &Unavailable{Waited: true, Ended: context.Cause(ctx)}
 		}
 	}
+}
+
+// shortPause is the longest pause between token requests that callers wait for:
+// those of a token which lives for seconds are as short.
+const shortPause = time.Second
+
+// sleep waits until the context ends, or returns true.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// peekEvery is how often the storage is looked at for what another node has
+// obtained, while this one may not ask itself; and peekAgain how soon after it
+// did not answer.
+const (
+	peekEvery = time.Second
+	peekAgain = time.Minute
+)
+
+// peek begins a look at the storage, where a token is wanted that may not be
+// asked for. It returns nil where that has just been done. The caller holds mu.
+func (r *Refresher) peek() *flight {
+	e := r.environment()
+	if e == nil || e.store == nil || r.flight != nil || r.ended || r.now().Before(r.peekAt) {
+		return nil
+	}
+	r.peekAt = r.now().Add(peekEvery)
+	f := &flight{done: make(chan struct{}), look: true, due: r.due}
+	r.stopTimer()
+	r.flight = f
+	r.launch()
+	return f
 }
 
 // backingOff returns why no token request is made now, or nil. The caller

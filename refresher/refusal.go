@@ -74,9 +74,11 @@ func (r *Refresher) Report(token *tokensource.Token) (caused bool) {
 		if isDead(r.failure) && r.lookForChange() == nil {
 			r.current.Store(nil)
 		}
+		r.peek()
 		return false
 	}
 	if !r.refusals.allow(r.now()) {
+		r.peek()
 		return false
 	}
 	r.suspect = true

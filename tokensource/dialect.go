@@ -23,6 +23,7 @@ type exchange struct {
 	config   *Config
 	grant    string
 	refresh  bool
+	permit   func() error // nil: nobody wants to know
 
 	// Written by RoundTrip, read when x/oauth2 has returned.
 	answered time.Time
@@ -36,6 +37,15 @@ func (x *exchange) RoundTrip(standard *http.Request) (*http.Response, error) {
 	req, err := x.rewrite(standard)
 	if err != nil {
 		return nil, err
+	}
+	if x.refresh && x.permit != nil {
+		if err := x.permit(); err != nil {
+			return nil, err
+		}
+		if req.Body != nil && req.Body != http.NoBody {
+			req.Body = &permittedBody{ReadCloser: req.Body, permit: x.permit}
+			req.GetBody = nil
+		}
 	}
 	resp, err := x.config.Transport.RoundTrip(req)
 	if err != nil {

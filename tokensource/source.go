@@ -175,7 +175,7 @@ func (s *Source) current(previous *Token) (descent, *Error) {
 	var seed string
 	configured, err := r.secret("refresh_token", s.config.RefreshToken)
 	switch {
-	case err != nil && previous.RefreshToken != "" && previous.template == s.config.RefreshToken:
+	case err != nil && previous.RefreshToken != "" && previous.template == seedOf(s.config.RefreshToken):
 		// It is gone, and not needed any more.
 		return descents[len(descents)-1], nil
 	case err != nil:
@@ -229,7 +229,7 @@ func (s *Source) send(ctx context.Context, refresh bool, current descent, previo
 		return nil, &Error{Reason: err.Error(), Permanent: true, Changed: s.changed(refresh, current, "")}
 	}
 	set.secrets = append(set.secrets, previous.AccessToken)
-	exchange := &exchange{settings: set, config: &s.config, grant: s.config.Grant, refresh: refresh}
+	exchange := &exchange{settings: set, config: &s.config, grant: s.config.Grant, refresh: refresh, permit: permitOf(ctx)}
 	conf := clientcredentials.Config{
 		ClientID:       set.clientID,
 		ClientSecret:   set.clientSecret,
@@ -261,12 +261,17 @@ func (s *Source) values(set *settings, refresh bool) map[string][]string {
 }
 
 func (s *Source) token(x *exchange, a *answer, set *settings, previous *Token) *Token {
+	var asked string
+	if values, err := s.asked(); err == nil {
+		asked = digest(values)
+	}
 	t := &Token{
 		AccessToken:  a.accessToken,
 		RefreshToken: a.refreshToken,
 		Issued:       x.answered,
 		Lifetime:     a.lifetime,
-		template:     s.config.RefreshToken,
+		asked:        asked,
+		template:     seedOf(s.config.RefreshToken),
 		descents:     previous.descents,
 	}
 	if t.RefreshToken == "" && x.refresh {

@@ -24,7 +24,11 @@ type Token struct {
 	// said is true where the provider has said the lifetime.
 	said bool
 
-	// template is the option refresh_token of the source that obtained it.
+	// asked is what was asked for; see Source.asked.
+	asked string
+
+	// template is a digest of the option refresh_token of the source that
+	// obtained it.
 	template string
 
 	// descents are by which configured refresh token this one and those before

@@ -1,0 +1,230 @@
+package refresher
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+const (
+	// pollEvery is how often the storage is looked at while a node waits for
+	// what another one does.
+	pollEvery = 200 * time.Millisecond
+
+	// lockPatience is how long the lock is waited for where a second token
+	// request would do no harm.
+	lockPatience = 2 * time.Second
+
+	// beatEvery is how often the intent of a node that is alive changes, and
+	// deadAfter how long another one waits for that.
+	beatEvery = time.Second
+	deadAfter = 4 * time.Second
+
+	// permitFor is how old an intent is at most when a refresh token is sent. It
+	// must be less than deadAfter: until then nobody goes on without us.
+	permitFor = 2 * time.Second
+)
+
+// other is another node that has an intent.
+type other struct {
+	beat uint64
+	at   time.Time // when it changed
+}
+
+// lock waits for the lock of the storage, and meanwhile for what another node
+// stores.
+func (n *renewal) lock() (outcome, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	got := n.e.store.lock(ctx)
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for began := time.Now(); ; {
+		select {
+		case err := <-got:
+			if err != nil {
+				cancel()
+				return outcome{}, err
+			}
+			n.unlock = func() {
+				_ = n.e.store.do(n.e.store.Unlock)
+				cancel()
+			}
+			return outcome{}, nil
+		case <-n.r.closed:
+			cancel()
+			return outcome{}, errEnded
+		case <-tick.C:
+			found, err := n.adopt()
+			if err == nil && n.spends() {
+				_, err = n.intents()
+			}
+			switch {
+			case found.token != nil:
+				cancel()
+				return found, nil
+			case err == errHangs:
+				cancel()
+				return outcome{}, err
+			case !n.patient(time.Since(began)):
+				cancel()
+				return outcome{}, errBusy
+			}
+		}
+	}
+}
+
+// patient says whether to wait for another node any longer: as long as it harms
+// nobody, and where there is no other way.
+func (n *renewal) patient(waited time.Duration) bool {
+	if n.r.options.OneUse || n.spends() && n.lives() {
+		return waited < n.r.options.Timeout
+	}
+	return waited < lockPatience
+}
+
+// spends says whether a token request takes a refresh token, which may be worth
+// nothing afterwards.
+func (n *renewal) spends() bool {
+	return n.r.options.OneUse || n.state.token != nil && n.state.token.RefreshToken != ""
+}
+
+// lives says whether there is a token to serve meanwhile.
+func (n *renewal) lives() bool {
+	n.r.mu.Lock()
+	defer n.r.mu.Unlock()
+	return n.r.Current() != nil && !n.r.suspect
+}
+
+// intents returns those of other nodes that may be at work on the next token,
+// and removes those that are not.
+func (n *renewal) intents() (live []Intent, err error) {
+	all, err := n.e.store.intents()
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	for _, intent := range all {
+		if intent.Node == n.e.store.Node() {
+			continue
+		}
+		seen := n.others[intent.Node]
+		if seen == nil || seen.beat != intent.Beat {
+			seen = &other{intent.Beat, now}
+			n.others[intent.Node] = seen
+		}
+		switch {
+		case intent.Counter <= n.state.counter: // it has ended
+		case n.lives() || now.Sub(seen.at) < deadAfter:
+			live = append(live, intent)
+			continue
+		}
+		if n.unlock == nil {
+			continue // only who has the lock tidies up
+		}
+		if err := n.e.store.removeIntent(intent.Node); err != nil {
+			return nil, err
+		}
+	}
+	return live, nil
+}
+
+// claim stores the intent to spend the refresh token. Whoever stores one first
+// and then looks for others cannot miss another who does the same: at most one
+// sees nobody else.
+func (n *renewal) claim() (outcome, error) {
+	for began := time.Now(); ; {
+		live, err := n.intents()
+		if err != nil {
+			return outcome{}, err
+		}
+		pause := pollEvery
+		if len(live) == 0 {
+			at := n.r.now()
+			if err := n.e.store.saveIntent(n.intent(0)); err != nil {
+				return outcome{}, err
+			}
+			n.claimed = at
+			if live, err = n.intents(); err != nil {
+				return outcome{}, err
+			}
+			if len(live) == 0 {
+				return outcome{}, nil
+			}
+			n.disclaim()
+			pause = time.Duration(float64(pollEvery) * (0.5 + rand.Float64())) //nolint:gosec // to get out of step
+		}
+		select {
+		case <-time.After(pause):
+		case <-n.r.closed:
+			return outcome{}, errEnded
+		}
+		if found, err := n.adopt(); found.token != nil || err != nil {
+			return found, err
+		}
+		if !n.patient(time.Since(began)) {
+			return outcome{}, errBusy
+		}
+	}
+}
+
+func (n *renewal) intent(beat uint64) Intent {
+	return Intent{Node: n.e.store.Node(), Counter: n.state.counter + 1, Beat: beat, Where: n.r.options.Where}
+}
+
+func (n *renewal) disclaim() {
+	if !n.claimed.IsZero() && n.e.store.removeIntent(n.e.store.Node()) == nil {
+		n.claimed = time.Time{}
+	}
+}
+
+// leave ends what other nodes see of a renewal. An intent whose outcome could not
+// be stored stays until it is.
+func (n *renewal) leave() {
+	if !n.spent {
+		n.disclaim()
+	}
+	if n.unlock != nil {
+		n.unlock()
+		n.unlock = nil
+	}
+}
+
+// beat shows other nodes that this one is alive, where it has an intent. The
+// function that it returns ends that, and says for how long this process was
+// frozen meanwhile.
+func (n *renewal) beat() (end func() (asleep time.Duration)) {
+	stop := make(chan struct{})
+	var asleep time.Duration
+	var beating sync.WaitGroup
+	beating.Go(func() {
+		tick := time.NewTicker(beatEvery)
+		defer tick.Stop()
+		last := time.Now()
+		for beat := uint64(1); ; beat++ {
+			select {
+			case <-stop:
+				asleep += max(0, time.Since(last)-2*beatEvery)
+				return
+			case <-tick.C:
+			}
+			if gap := time.Since(last); gap > 2*beatEvery {
+				asleep += gap
+			}
+			if !n.claimed.IsZero() {
+				_ = n.e.store.saveIntent(n.intent(beat))
+			}
+			last = time.Now()
+		}
+	})
+	return sync.OnceValue(func() time.Duration {
+		close(stop)
+		beating.Wait()
+		return asleep
+	})
+}
+
+// apart is the time between two times, by the clock that shows more of it.
+func apart(a, b time.Time) time.Duration {
+	return max(a.Sub(b).Abs(), a.Round(0).Sub(b.Round(0)).Abs())
+}

@@ -1,0 +1,361 @@
+package refresher
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"runtime/debug"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddytoken/inject-token/tokensource"
+)
+
+// mostStarts is how often a renewal is begun again in which the process was
+// frozen.
+const mostStarts = 5
+
+var (
+	errNothingNewer = errors.New("the storage holds nothing newer")
+	errBusy         = errors.New("another node has not ended its renewal")
+	errFrozen       = errors.New("this process was frozen before it sent a refresh token")
+)
+
+// renewal is one way to a new token: to adopt what another node has stored, or
+// else to obtain one and to store it before it is used. A refresh token is not
+// spent before this node has said so in the storage and seen that no other does
+// (docs/cluster.md).
+//
+// It belongs to one flight, has the turn of its lineage, and ends with both.
+type renewal struct {
+	r     *Refresher
+	e     *Environment
+	look  bool  // only for what is stored
+	state state // to be given back
+
+	unlock  func()
+	claimed time.Time         // when the intent was stored; zero: none is
+	spent   bool              // the refresh token was sent, and the outcome is not stored
+	others  map[string]*other // whose intents were seen
+}
+
+// outcome is what a renewal has come to.
+type outcome struct {
+	token   *tokensource.Token
+	counter uint64
+	adopted bool  // it was in the storage
+	unsaved error // why it could not be stored
+
+	lifetime time.Duration // of the newest token, where there is no other
+}
+
+// renew obtains one token.
+func (r *Refresher) renew(e *Environment, look bool) (out outcome, err error) {
+	newest, err := r.takeTurn()
+	if err != nil {
+		return outcome{}, err
+	}
+	n := &renewal{r: r, e: e, look: look, state: newest, others: make(map[string]*other)}
+	defer func() { r.options.Lineage.newest <- n.state }()
+	defer func() {
+		if n.state.token != nil {
+			out.lifetime = n.state.token.Lifetime
+		}
+	}()
+	defer func() {
+		if recover() != nil { // its value may hold a secret
+			e.Log.Error("panic in a token request", zap.ByteString("stack", debug.Stack()))
+			out, err = outcome{}, &tokensource.Error{Reason: "panic in a token request; the log has its stack"}
+		}
+		n.leave()
+	}()
+	return n.run()
+}
+
+// takeTurn waits for the newest token of the lineage, which is to be given back.
+func (r *Refresher) takeTurn() (newest state, err error) {
+	timer := time.NewTimer(r.options.Timeout) // the token request has all of its own
+	defer timer.Stop()
+	select {
+	case newest = <-r.options.Lineage.newest:
+	case <-r.closed:
+		return state{}, errEnded
+	case <-timer.C:
+		return state{}, &tokensource.Error{Reason: "a token request of another configuration of this source has not ended"}
+	}
+	select {
+	case <-r.closed: // meanwhile
+		r.options.Lineage.newest <- newest
+		return state{}, errEnded
+	default:
+		return newest, nil
+	}
+}
+
+func (n *renewal) run() (outcome, error) {
+	if n.e.store == nil {
+		if n.look {
+			return outcome{}, errNothingNewer
+		}
+		return n.obtain(n.state.token)
+	}
+	for range mostStarts {
+		out, err := n.begin()
+		if err == errFrozen {
+			n.leave()
+			continue
+		}
+		return out, err
+	}
+	return outcome{}, &tokensource.Error{Reason: errFrozen.Error()}
+}
+
+// begin goes through one renewal.
+func (n *renewal) begin() (outcome, error) {
+	found, err := n.adopt()
+	switch {
+	case found.token != nil:
+		return found, nil
+	case n.look:
+		return outcome{}, cmp.Or(err, errNothingNewer)
+	case err != nil && !isUnreadable(err):
+		return n.withoutStore(err)
+	}
+	if found, err = n.lock(); found.token != nil {
+		return found, nil
+	}
+	switch {
+	case err == error(errEnded):
+		return outcome{}, err
+	case err == errBusy:
+		return n.besides()
+	case err != nil:
+		return n.withoutStore(err)
+	}
+	found, err = n.adopt()
+	switch {
+	case found.token != nil:
+		return found, nil
+	case isUnreadable(err):
+		if found, err = n.overUnreadable(err); found.token != nil || err != nil {
+			return found, err
+		}
+	case err != nil:
+		return n.withoutStore(err)
+	}
+	if !n.spends() {
+		return n.obtainAndSave(n.state.token)
+	}
+	switch found, err = n.claim(); {
+	case found.token != nil:
+		return found, nil
+	case err == error(errEnded):
+		return outcome{}, err
+	case err == errBusy:
+		return n.besides()
+	case err != nil:
+		return n.withoutStore(err)
+	}
+	return n.obtainAndSave(n.state.token)
+}
+
+// adopt takes over what is stored, if it is newer. The token is one to use if it
+// is alive; else it is the one to begin with.
+func (n *renewal) adopt() (outcome, error) {
+	record, err := n.e.store.load()
+	if err != nil {
+		return outcome{}, err
+	}
+	now := n.r.now()
+	since := n.state.looked
+	n.state.looked = now
+	if record == nil || record.Counter <= n.state.counter {
+		return outcome{}, nil
+	}
+	n.state.shared = record.Shared || !since.IsZero()
+	n.state.token, n.state.counter, n.state.unsaved = onThisClock(record.Token, since, now), record.Counter, false
+	if record.Foreign || !alive(n.state.token, now) {
+		return outcome{}, nil
+	}
+	return outcome{token: n.state.token, counter: record.Counter, adopted: true}, nil
+}
+
+// besides goes on where another node does not end its renewal: with the grant
+// itself where there is one, which spends nothing.
+func (n *renewal) besides() (outcome, error) {
+	if n.r.options.OneUse {
+		return outcome{}, &tokensource.Error{Reason: errBusy.Error(), RetryAfter: time.Second}
+	}
+	return n.obtainAndSave(n.bare())
+}
+
+// bare is the token to begin with, without a refresh token.
+func (n *renewal) bare() *tokensource.Token {
+	if n.state.token == nil {
+		return nil
+	}
+	return n.state.token.WithoutRefreshToken()
+}
+
+// withoutStore goes on where the storage fails. A refresh token is spent only
+// where it is known to be the newest, and nobody else to have it.
+func (n *renewal) withoutStore(failure error) (outcome, error) {
+	previous := n.state.token
+	switch {
+	case !n.spends():
+	case !n.r.options.OneUse:
+		previous = n.bare()
+	case n.state.shared || n.state.looked.IsZero():
+		return outcome{}, &tokensource.Error{
+			Reason:     "the storage fails, so that a refresh token might be spent twice: " + failure.Error(),
+			RetryAfter: time.Second,
+		}
+	}
+	out, err := n.obtain(previous)
+	if err == nil {
+		n.advance(&out, failure)
+	}
+	return out, err
+}
+
+// overUnreadable goes on where what is stored cannot be read.
+func (n *renewal) overUnreadable(failure error) (outcome, error) {
+	unreadable, _ := errors.AsType[*Unreadable](failure)
+	switch {
+	case n.r.options.OneUse:
+		store := n.e.store
+		return outcome{}, &tokensource.Error{
+			Reason:    unreadable.Reason + "; to begin anew, put a new refresh token in its place and remove that entry",
+			Permanent: true,
+			Changed: func() bool {
+				_, err := store.load()
+				return err == nil
+			},
+		}
+	case unreadable.Newer:
+		out, err := n.obtain(n.bare())
+		if err == nil {
+			n.advance(&out, failure)
+		}
+		return out, err
+	}
+	n.e.Log.Warn("what is stored of this source cannot be read; it is set aside", zap.String("reason", unreadable.Reason))
+	if err := n.e.store.do(n.e.store.SetAside); err != nil {
+		return n.withoutStore(err)
+	}
+	return outcome{}, nil
+}
+
+func isUnreadable(err error) bool {
+	_, unreadable := errors.AsType[*Unreadable](err)
+	return unreadable
+}
+
+// obtainAndSave obtains a token and stores it.
+func (n *renewal) obtainAndSave(previous *tokensource.Token) (outcome, error) {
+	out, err := n.obtain(previous)
+	if err != nil {
+		if err != errFrozen && n.spends() && !n.claimed.IsZero() && isRefusal(err) {
+			// Another node may have spent the refresh token, and have stored what
+			// it got.
+			if found, failed := n.adopt(); failed == nil && found.token != nil {
+				return found, nil
+			}
+		}
+		return outcome{}, err
+	}
+	record, failure := n.e.store.load()
+	if failure == nil && record != nil && record.Counter > n.state.counter {
+		// Somebody went on, while this process was frozen or had no lock.
+		n.spent = false
+		found, err := n.adopt()
+		if err == nil && found.token != nil {
+			return found, nil
+		}
+	}
+	n.advance(&out, nil)
+	if failure == nil || isUnreadable(failure) {
+		failure = n.e.store.save(n.record())
+	}
+	if failure != nil {
+		out.unsaved = failure
+		return out, nil
+	}
+	n.state.unsaved, n.spent = false, false
+	return out, nil
+}
+
+func isRefusal(err error) bool {
+	e := cause(err)
+	return e.Permanent || e.RefreshTokenRefused
+}
+
+// advance makes a token that was obtained the newest.
+func (n *renewal) advance(out *outcome, unsaved error) {
+	n.state.counter++
+	n.state.token, n.state.unsaved = out.token, true
+	out.counter, out.unsaved = n.state.counter, unsaved
+}
+
+func (n *renewal) record() *Record {
+	return &Record{Counter: n.state.counter, Token: n.state.token, Shared: n.state.shared}
+}
+
+// obtain asks the source.
+func (n *renewal) obtain(previous *tokensource.Token) (outcome, error) {
+	ctx, cancel := context.WithTimeout(n.r.base, n.r.options.Timeout)
+	defer cancel()
+	frozen := false
+	if !n.claimed.IsZero() {
+		ctx = tokensource.WithPermit(ctx, func() error {
+			if apart(n.r.now(), n.claimed) > permitFor {
+				frozen = true
+				return errFrozen
+			}
+			n.spent = true
+			return nil
+		})
+	}
+	end := n.beat()
+	defer end()
+	token, err := n.e.Source.Obtain(ctx, previous)
+	asleep := end()
+	if token == nil && err == nil {
+		err = cause(nil)
+	}
+	switch {
+	case frozen:
+		n.spent = false
+		return outcome{}, errFrozen
+	case err == nil:
+		if asleep > 0 { // the answer may have lain here all that time
+			late := *token
+			late.Issued = late.Issued.Add(-asleep)
+			token = &late
+		}
+		if n.e.store == nil {
+			n.state.token = token
+		}
+		return outcome{token: token}, nil
+	case n.state.token != nil && cause(err).RefreshTokenRefused:
+		n.state.token = n.bare()
+	}
+	n.spent = false
+	return outcome{}, err
+}
+
+// onThisClock returns a token with the time of its issue by the clock of this
+// machine. Clocks differ; but a token that was not there when the storage was
+// looked at last is not older than that.
+func onThisClock(t *tokensource.Token, since, now time.Time) *tokensource.Token {
+	age := now.Round(0).Sub(t.Issued.Round(0))
+	if !since.IsZero() {
+		if most := now.Sub(since); age < 0 || age > most {
+			age = most
+		}
+	}
+	local := *t
+	local.Issued = now.Add(-max(age, 0))
+	return &local
+}

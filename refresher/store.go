@@ -1,0 +1,185 @@
+package refresher
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/caddytoken/inject-token/tokensource"
+)
+
+// Store keeps the newest token of a source where the next process finds it, and
+// other nodes. One store belongs to one identity; all of its methods are called
+// by one goroutine at a time, but those that hang may still be under way.
+//
+// Store and intents must be seen by whoever reads after a write has returned.
+// The lock need not be safe: it may be lost while it is held.
+type Store interface {
+	// Load returns the newest record, or nil if there is none. An error that is
+	// an *Unreadable says that there is one.
+	Load(ctx context.Context) (*Record, error)
+
+	// Save takes the place of the record.
+	Save(ctx context.Context, r *Record) error
+
+	// SetAside puts a record that cannot be read out of the way.
+	SetAside(ctx context.Context) error
+
+	// Intents returns those of all nodes.
+	Intents(ctx context.Context) ([]Intent, error)
+
+	// SaveIntent takes the place of this node's intent, and RemoveIntent removes
+	// that of a node.
+	SaveIntent(ctx context.Context, i Intent) error
+	RemoveIntent(ctx context.Context, node string) error
+
+	// Lock waits for the lock until the context ends.
+	Lock(ctx context.Context) error
+	Unlock(ctx context.Context) error
+
+	// Node is the name of this process among the nodes.
+	Node() string
+}
+
+// Record is a token as it is stored.
+type Record struct {
+	// Counter grows with each token that is obtained, over all nodes: a record
+	// with a higher one is newer, whatever clocks say.
+	Counter uint64
+
+	// Token is what was obtained.
+	Token *tokensource.Token
+
+	// Foreign is true where the token was obtained by other options than those
+	// of this source now: its refresh token can be used, the token itself not.
+	Foreign bool
+
+	// Shared is true once several nodes were seen at work.
+	Shared bool
+}
+
+// Intent says that a node is about to spend the refresh token of the record
+// before Counter, or has spent it, and that the outcome is not stored yet.
+type Intent struct {
+	Node    string
+	Counter uint64
+
+	// Beat changes each second for as long as the node is alive.
+	Beat uint64
+
+	// Where is the node's machine and process, for people.
+	Where string
+}
+
+// Unreadable is the error of a record that is there and cannot be used.
+type Unreadable struct {
+	// Reason says why, and where it lies, for people.
+	Reason string
+
+	// Newer is true where a later version of this software has written it:
+	// it must stay as it is.
+	Newer bool
+}
+
+func (u *Unreadable) Error() string { return u.Reason }
+
+// storePatience is how long one access of the storage may take.
+const storePatience = 2 * time.Second
+
+var errHangs = errors.New("the storage does not answer")
+
+// patientStore bounds each access of a store in time. Not every storage heeds
+// its context, so that one which hangs is left to itself; until it ends there is
+// no other.
+type patientStore struct {
+	Store
+	busy chan struct{} // holds one while an access is under way
+}
+
+func newPatientStore(s Store) *patientStore {
+	return &patientStore{s, make(chan struct{}, 1)}
+}
+
+// patiently calls access and waits for it, but not for long.
+func patiently[T any](s *patientStore, access func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), storePatience)
+	type outcome struct {
+		value T
+		err   error
+	}
+	var none T
+	select {
+	case s.busy <- struct{}{}:
+	case <-ctx.Done():
+		cancel()
+		return none, errHangs
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		defer cancel()
+		o := outcome{err: errors.New("panic in the storage")}
+		defer func() {
+			_ = recover()
+			<-s.busy
+			done <- o
+		}()
+		o.value, o.err = access(ctx)
+	}()
+	select {
+	case o := <-done:
+		return o.value, o.err
+	case <-ctx.Done():
+		select {
+		case o := <-done: // at the same time
+			return o.value, o.err
+		default:
+			return none, errHangs
+		}
+	}
+}
+
+func (s *patientStore) load() (*Record, error) { return patiently(s, s.Load) }
+
+func (s *patientStore) intents() ([]Intent, error) { return patiently(s, s.Intents) }
+
+// do is patiently for what returns nothing.
+func (s *patientStore) do(access func(context.Context) error) error {
+	_, err := patiently(s, func(ctx context.Context) (struct{}, error) { return struct{}{}, access(ctx) })
+	return err
+}
+
+func (s *patientStore) save(r *Record) error {
+	return s.do(func(ctx context.Context) error { return s.Save(ctx, r) })
+}
+
+func (s *patientStore) saveIntent(i Intent) error {
+	return s.do(func(ctx context.Context) error { return s.SaveIntent(ctx, i) })
+}
+
+func (s *patientStore) removeIntent(node string) error {
+	return s.do(func(ctx context.Context) error { return s.RemoveIntent(ctx, node) })
+}
+
+// lock begins to wait for the lock. The channel gets how that ended; where the
+// context ends first, the lock is given back when it comes nevertheless.
+func (s *patientStore) lock(ctx context.Context) <-chan error {
+	got := make(chan error)
+	go func() {
+		err := func() (err error) {
+			defer func() {
+				if recover() != nil {
+					err = errors.New("panic in the storage")
+				}
+			}()
+			return s.Lock(ctx)
+		}()
+		select {
+		case got <- err:
+		case <-ctx.Done():
+			if err == nil {
+				_ = s.do(s.Unlock)
+			}
+		}
+	}()
+	return got
+}
