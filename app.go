@@ -20,6 +20,13 @@ type App struct {
 	// digit and goes on with such, `_` or `-`.
 	Sources map[string]*Source `json:"sources,omitempty"`
 
+	// Keys with which tokens are encrypted in Caddy's storage, each of 32 bytes in
+	// base64: the first encrypts, all decrypt. They should be placeholders, such as
+	// `{file./run/secrets/token-key}`; `caddy token-source keygen` makes one.
+	// Default: tokens lie in the storage as Caddy's private keys do, readable for
+	// who may read the storage.
+	EncryptionKeys []string `json:"encryption_keys,omitempty"`
+
 	ctx     caddy.Context
 	log     *zap.Logger
 	running map[string]*runningSource
@@ -48,6 +55,14 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
 	a.log = ctx.Logger()
 	a.running = make(map[string]*runningSource)
+	if m := encryptionKeys(a.EncryptionKeys).check(); m != nil {
+		return m
+	}
+	for _, key := range a.EncryptionKeys {
+		if warning := literalWarning(key); warning != "" {
+			a.log.Warn(warning, zap.String("option", "encryption_key"))
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(a.Sources)) {
 		if err := a.provision(name, a.Sources[name]); err != nil {
 			return fmt.Errorf("source %s: %w", name, err)
@@ -114,6 +129,7 @@ func (a *App) Start() error {
 		}
 		running.detach = running.refresher.Attach(&refresher.Environment{
 			Source: obtainer,
+			Store:  &store{storage: a.ctx.Storage(), name: name, source: obtainer, keys: a.EncryptionKeys},
 			Log:    a.log.Named(name).With(zap.String("provider", s.tokenEndpoint())),
 		})
 	}

@@ -18,6 +18,7 @@ import (
 // parseTokenSources parses the global option:
 //
 //	token_sources {
+//	    encryption_key <keys...>
 //	    source <name> {
 //	        grant            client_credentials|password|refresh_token|custom
 //	        token_url        <url>
@@ -74,10 +75,16 @@ func parseTokenSources(d *caddyfile.Dispenser, existing any) (any, error) {
 	}
 	for d.NextBlock(0) {
 		r := newOptionReader(d, "token_sources")
-		if d.Val() != "source" {
-			return nil, r.unknown([]string{"source"})
+		var err error
+		switch d.Val() {
+		case "source":
+			err = app.parseSource(r)
+		case "encryption_key":
+			err = app.parseEncryptionKeys(r)
+		default:
+			err = r.unknown([]string{"source", "encryption_key"})
 		}
-		if err := app.parseSource(r); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -106,6 +113,20 @@ func (a *App) parseSource(r *optionReader) error {
 		return r.locate(m)
 	}
 	a.Sources[name] = s
+	return nil
+}
+
+// parseEncryptionKeys adds keys. No word of the line is shown in an error: it
+// may be a key.
+func (a *App) parseEncryptionKeys(r *optionReader) error {
+	keys := r.RemainingArgs()
+	if len(keys) == 0 {
+		return r.start.Errf("write encryption_key KEY…, such as encryption_key {file./run/secrets/token-key}")
+	}
+	a.EncryptionKeys = append(a.EncryptionKeys, keys...)
+	if m := encryptionKeys(a.EncryptionKeys).check(); m != nil {
+		return r.start.WrapErr(m)
+	}
 	return nil
 }
 

@@ -77,7 +77,7 @@ func TestOnlyTheRootKnowsCaddy(t *testing.T) {
 	}
 }
 
-func TestTheRefresherKnowsOfTheTokenSourceOnlyItsTokensAndErrors(t *testing.T) {
+func TestTheRefresherKnowsOfTheTokenSourceOnlyItsTokensErrorsAndPermits(t *testing.T) {
 	files, err := filepath.Glob("refresher/*.go")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no files: %v", err)
@@ -100,7 +100,7 @@ func TestTheRefresherKnowsOfTheTokenSourceOnlyItsTokensAndErrors(t *testing.T) {
 			return true
 		})
 	}
-	if got := slices.Sorted(maps.Keys(used)); !slices.Equal(got, []string{"Error", "Token"}) {
+	if got := slices.Sorted(maps.Keys(used)); !slices.Equal(got, []string{"Error", "Token", "WithPermit"}) {
 		t.Errorf("it uses %v of tokensource", got)
 	}
 }
@@ -125,7 +125,7 @@ func TestTheModuleRequiresOnlyWhatItNeedsItself(t *testing.T) {
 		}
 	}
 	slices.Sort(direct)
-	want := []string{"github.com/caddyserver/caddy/v2", "github.com/dustin/go-humanize", "go.uber.org/zap", "golang.org/x/net", "golang.org/x/oauth2"}
+	want := []string{"github.com/caddyserver/caddy/v2", "github.com/caddyserver/certmagic", "github.com/dustin/go-humanize", "github.com/spf13/cobra", "go.uber.org/zap", "golang.org/x/net", "golang.org/x/oauth2"}
 	if !slices.Equal(direct, want) {
 		t.Errorf("go.mod requires %v, want %v", direct, want)
 	}

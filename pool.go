@@ -82,7 +82,7 @@ func awaitTokenRequests(context.Context) {
 func acquire(key poolKey, s *Source) (*refresher.Refresher, error) {
 	// A refresh that is refused, and then the grant itself.
 	timeout := 2 * cmp.Or(time.Duration(s.Timeout), tokensource.DefaultTimeout)
-	options := refresher.Options{RefreshAt: s.RefreshAt / 100, Timeout: timeout}
+	options := refresher.Options{RefreshAt: s.RefreshAt / 100, Timeout: timeout, OneUse: s.RefreshToken != ""}
 	if s.RefreshToken != "" {
 		lineage, _ := lineages.LoadOrStore(identity{key.name, s.TokenURL, s.ClientID}, refresher.NewLineage())
 		options.Lineage = lineage.(*refresher.Lineage)

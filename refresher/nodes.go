@@ -169,7 +169,7 @@ func (n *renewal) claim() (outcome, error) {
 }
 
 func (n *renewal) intent(beat uint64) Intent {
-	return Intent{Node: n.e.store.Node(), Counter: n.state.counter + 1, Beat: beat, Where: n.r.options.Where}
+	return Intent{Node: n.e.store.Node(), Counter: n.state.counter + 1, Beat: beat}
 }
 
 func (n *renewal) disclaim() {

@@ -62,9 +62,6 @@ type Options struct {
 	// OneUse is true where the grant itself begins with a refresh token: once
 	// that is spent by mistake, only a person can help.
 	OneUse bool
-
-	// Where is shown to people who look at this node's intents.
-	Where string
 }
 
 // Defaults of Options.

@@ -119,6 +119,8 @@ func (n *renewal) begin() (outcome, error) {
 		return found, nil
 	case n.look:
 		return outcome{}, cmp.Or(err, errNothingNewer)
+	case errors.Is(err, ErrNoIdentity):
+		return n.obtain(n.state.token)
 	case err != nil && !isUnreadable(err):
 		return n.withoutStore(err)
 	}

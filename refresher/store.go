@@ -66,9 +66,6 @@ type Intent struct {
 
 	// Beat changes each second for as long as the node is alive.
 	Beat uint64
-
-	// Where is the node's machine and process, for people.
-	Where string
 }
 
 // Unreadable is the error of a record that is there and cannot be used.
@@ -82,6 +79,11 @@ type Unreadable struct {
 }
 
 func (u *Unreadable) Error() string { return u.Reason }
+
+// ErrNoIdentity is the error of a store that cannot tell whose token is wanted,
+// since a secret or another text of the source cannot be had. Nothing can be
+// sent then, and the source says why.
+var ErrNoIdentity = errors.New("it is not known whose token is wanted")
 
 // storePatience is how long one access of the storage may take.
 const storePatience = 2 * time.Second

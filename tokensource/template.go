@@ -32,6 +32,12 @@ func Placeholders(text string) []string {
 	return names
 }
 
+// Resolve returns a secret that stands outside of a source with its placeholders
+// replaced. Other braces stand for themselves.
+func Resolve(option, template string, lookup Lookup) (string, error) {
+	return (&resolver{lookup: lookup}).secret(option, template)
+}
+
 // HasOpenPlaceholder says whether a brace in text begins like a placeholder and
 // does not end like one, as in {file./run/x.
 func HasOpenPlaceholder(text string) bool {
