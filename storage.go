@@ -9,11 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/certmagic"
 
 	"github.com/caddytoken/inject-token/refresher"
@@ -22,9 +25,9 @@ import (
 
 // store keeps the tokens of one source in Caddy's storage:
 //
-//	token_sources/NAME/IDENTITY/token.json        the newest token
-//	token_sources/NAME/IDENTITY/intent-NODE.json  while NODE spends a refresh token
-//	token_sources/NAME/IDENTITY/unreadable.json   what could not be read
+//	token_sources/NAME/IDENTITY/token.json              the newest token
+//	token_sources/NAME/IDENTITY/intent-NODE-CLAIM.json  while NODE spends a refresh token
+//	token_sources/NAME/IDENTITY/unreadable.json         what could not be read
 //
 // IDENTITY is a digest of the provider, the client and what is asked for. It is
 // made anew at each access, since it may depend on placeholders.
@@ -52,10 +55,11 @@ type record struct {
 	Token      json.RawMessage `json:"token,omitempty"`
 }
 
-// intent is the form of intent-NODE.json.
+// intent is the form of intent-NODE-CLAIM.json.
 type intent struct {
 	Version int       `json:"version"`
 	Node    string    `json:"node"`
+	Claim   uint64    `json:"claim"`
 	Host    string    `json:"host"`
 	PID     int       `json:"pid"`
 	Counter uint64    `json:"counter"`
@@ -70,8 +74,10 @@ var node = func() string {
 	return hex.EncodeToString(name)
 }()
 
-// Node is part of refresher.Store, as are the methods that follow.
-func (s *store) Node() string { return node }
+// Shared is part of refresher.Store, as are the methods that follow. It says
+// whether the storage was chosen: the one that Caddy uses by itself
+// is a folder of this machine.
+func (s *store) Shared() bool { return s.storage != caddy.DefaultStorage }
 
 // dir is the storage key of all that belongs to this source.
 func (s *store) dir() (string, error) {
@@ -242,7 +248,7 @@ func (s *store) Intents(ctx context.Context) ([]refresher.Intent, error) {
 	}
 	var all []refresher.Intent
 	for _, key := range keys {
-		name, isIntent := strings.CutPrefix(path.Base(key), "intent-")
+		node, claim, isIntent := parseIntentKey(key)
 		if !isIntent {
 			continue
 		}
@@ -254,10 +260,10 @@ func (s *store) Intents(ctx context.Context) ([]refresher.Intent, error) {
 			return nil, quietStorage(err)
 		}
 		var i intent
-		if json.Unmarshal(text, &i) != nil { // of whom it is, and that it is there, says enough
-			i = intent{Counter: ^uint64(0)}
+		if json.Unmarshal(text, &i) != nil { // that it is there says enough
+			i = intent{Counter: math.MaxUint64}
 		}
-		all = append(all, refresher.Intent{Node: strings.TrimSuffix(name, ".json"), Counter: i.Counter, Beat: i.Beat})
+		all = append(all, refresher.Intent{Node: node, Claim: claim, Counter: i.Counter, Beat: i.Beat})
 	}
 	return all, nil
 }
@@ -268,26 +274,38 @@ func (s *store) SaveIntent(ctx context.Context, i refresher.Intent) error {
 		return err
 	}
 	host, _ := os.Hostname()
-	text, err := json.Marshal(intent{Version: recordVersion, Node: i.Node, Host: host, PID: os.Getpid(), Counter: i.Counter, Beat: i.Beat, Time: time.Now().UTC()})
+	text, err := json.Marshal(intent{Version: recordVersion, Node: i.Node, Claim: i.Claim, Host: host, PID: os.Getpid(), Counter: i.Counter, Beat: i.Beat, Time: time.Now().UTC()})
 	if err != nil {
 		return err
 	}
-	return quietStorage(s.storage.Store(ctx, intentKey(dir, i.Node), text))
+	return quietStorage(s.storage.Store(ctx, intentKey(dir, i), text))
 }
 
-func (s *store) RemoveIntent(ctx context.Context, node string) error {
+func (s *store) RemoveIntent(ctx context.Context, i refresher.Intent) error {
 	dir, err := s.dir()
 	if err != nil {
 		return err
 	}
-	err = s.storage.Delete(ctx, intentKey(dir, node))
+	err = s.storage.Delete(ctx, intentKey(dir, i))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return quietStorage(err)
 }
 
-func intentKey(dir, node string) string { return path.Join(dir, "intent-"+node+".json") }
+func intentKey(dir string, i refresher.Intent) string {
+	return path.Join(dir, fmt.Sprintf("intent-%s-%d.json", i.Node, i.Claim))
+}
+
+func parseIntentKey(key string) (node string, claim uint64, ok bool) {
+	name, ok := strings.CutPrefix(strings.TrimSuffix(path.Base(key), ".json"), "intent-")
+	if !ok {
+		return "", 0, false
+	}
+	node, number, _ := strings.Cut(name, "-")
+	claim, err := strconv.ParseUint(number, 10, 64)
+	return node, claim, err == nil
+}
 
 func (s *store) Lock(ctx context.Context) error {
 	name, err := s.lockName()
@@ -302,7 +320,10 @@ func (s *store) Unlock(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return quietStorage(s.storage.Unlock(ctx, name))
+	if err := s.storage.Unlock(ctx, name); !errors.Is(err, fs.ErrNotExist) {
+		return quietStorage(err)
+	}
+	return nil
 }
 
 // quietStorage takes addresses out of a storage's error: one may hold the

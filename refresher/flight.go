@@ -246,7 +246,7 @@ func (r *Refresher) report(out outcome, err error, first bool) func(*zap.Logger)
 		unsaved := out.unsaved != nil && !r.unsaved
 		if out.unsaved != nil {
 			r.unsaved = true
-			r.keep(time.Second)
+			r.keep()
 		}
 		fields := []zap.Field{zap.String("lifetime", "not known")}
 		if token.Lifetime > 0 {

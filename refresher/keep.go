@@ -5,67 +5,86 @@ import (
 	"time"
 )
 
-// keep stores what could not be stored, from time to time, until it is. The
-// caller holds mu.
-func (r *Refresher) keep(pause time.Duration) {
+// Pauses between tries to store what could not be stored. While other nodes wait
+// for the outcome of a refresh token that was spent, it is the first one.
+const (
+	firstKeepPause = time.Second
+	lastKeepPause  = 30 * time.Second
+)
+
+// keep stores the newest token, now and then from time to time until that has
+// succeeded. The caller holds mu.
+func (r *Refresher) keep() {
 	if r.keeping || r.ended {
 		return
 	}
 	r.keeping = true
 	go func() {
-		for {
+		for pause := firstKeepPause; ; {
+			kept, awaited := r.keepNow()
+			if kept {
+				return
+			}
+			if awaited {
+				pause = firstKeepPause
+			}
 			select {
 			case <-r.closed:
 				return
 			case <-time.After(pause):
 			}
-			if r.keepNow() {
-				return
-			}
-			pause = min(max(2*pause, time.Second), 30*time.Second)
+			pause = min(2*pause, lastKeepPause)
 		}
 	}()
 }
 
-// keepNow returns whether there is nothing left to store.
-func (r *Refresher) keepNow() bool {
+// keepNow returns whether there is nothing left to store, and if there is,
+// whether other nodes wait for it.
+func (r *Refresher) keepNow() (kept, awaited bool) {
 	newest, err := r.takeTurn()
 	if err != nil {
-		return err == error(errEnded)
+		return err == error(errEnded), true
 	}
 	defer func() { r.options.Lineage.newest <- newest }()
 	r.mu.Lock()
 	e := r.environment()
 	r.mu.Unlock()
-	kept := e == nil || e.store == nil || newest.token == nil || r.keepIn(e, &newest)
-	if kept {
-		r.mu.Lock()
-		r.keeping = false
-		report := r.unsaved
-		r.unsaved = false
-		r.mu.Unlock()
-		if report && e != nil {
-			e.Log.Info("the token is stored again")
+	if e != nil && e.store != nil && newest.token != nil && e.keepIn(&newest) != nil {
+		if newest.claim == 0 {
+			return false, false
 		}
+		_ = e.store.saveIntent(r.options.Lineage.intent(newest.claim, newest.counter))
+		return false, true
 	}
-	return kept
+	r.mu.Lock()
+	r.keeping = false
+	again := r.unsaved
+	r.unsaved = false
+	r.mu.Unlock()
+	if again && e != nil {
+		e.Log.Info("the token is stored again")
+	}
+	return true, false
 }
 
-func (r *Refresher) keepIn(e *Environment, newest *state) bool {
+// keepIn stores the newest token, unless there is a newer one.
+func (e *Environment) keepIn(newest *state) error {
 	record, err := e.store.load()
 	if err != nil && !isUnreadable(err) || isNewer(err) {
-		return false
+		return err
 	}
 	if record == nil || record.Counter < newest.counter {
-		if isUnreadable(err) && e.store.do(e.store.SetAside) != nil {
-			return false
+		if isUnreadable(err) {
+			if err := e.store.do(e.store.SetAside); err != nil {
+				return err
+			}
 		}
-		if e.store.save(&Record{Counter: newest.counter, Token: newest.token, Shared: newest.shared}) != nil {
-			return false
+		if err := e.store.save(&Record{Counter: newest.counter, Token: newest.token, Shared: newest.shared}); err != nil {
+			return err
 		}
 	}
-	newest.unsaved = false
-	return e.store.removeIntent(e.store.Node()) == nil
+	newest.unsaved, newest.claim = false, 0
+	return nil
 }
 
 func isNewer(err error) bool {

@@ -1,6 +1,9 @@
 package refresher
 
 import (
+	"crypto/rand"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddytoken/inject-token/tokensource"
@@ -12,6 +15,8 @@ import (
 // what a lineage does within one.
 type Lineage struct {
 	newest chan state // empty while somebody has the turn
+	node   string     // its name among all that share a storage
+	claims atomic.Uint64
 }
 
 // state is the newest token of a lineage, and what is known of its storage.
@@ -22,11 +27,12 @@ type state struct {
 	looked  time.Time // when the storage was read last; zero: never
 	shared  bool      // another node was seen at work
 	unsaved bool      // token could not be stored
+	claim   uint64    // of the intent by which it was obtained, while it is unsaved; 0: none
 }
 
 // NewLineage returns a lineage without a token.
 func NewLineage() *Lineage {
-	l := &Lineage{newest: make(chan state, 1)}
+	l := &Lineage{newest: make(chan state, 1), node: strings.ToLower(rand.Text()[:16])}
 	l.newest <- state{}
 	return l
 }

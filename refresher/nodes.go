@@ -13,8 +13,11 @@ const (
 	pollEvery = 200 * time.Millisecond
 
 	// lockPatience is how long the lock is waited for where a second token
-	// request would do no harm.
+	// request would do no harm, and deadLock where it would: by then that of a
+	// process which was killed has gone stale. Intents are safe without a lock;
+	// with it, nobody has to try twice.
 	lockPatience = 2 * time.Second
+	deadLock     = 12 * time.Second
 
 	// beatEvery is how often the intent of a node that is alive changes, and
 	// deadAfter how long another one waits for that.
@@ -25,6 +28,11 @@ const (
 	// must be less than deadAfter: until then nobody goes on without us.
 	permitFor = 2 * time.Second
 )
+
+type claimID struct {
+	node  string
+	claim uint64
+}
 
 // other is another node that has an intent.
 type other struct {
@@ -47,7 +55,7 @@ func (n *renewal) lock() (outcome, error) {
 				return outcome{}, err
 			}
 			n.unlock = func() {
-				_ = n.e.store.do(n.e.store.Unlock)
+				n.e.store.unlock()
 				cancel()
 			}
 			return outcome{}, nil
@@ -66,7 +74,7 @@ func (n *renewal) lock() (outcome, error) {
 			case err == errHangs:
 				cancel()
 				return outcome{}, err
-			case !n.patient(time.Since(began)):
+			case !n.patient(time.Since(began), deadLock):
 				cancel()
 				return outcome{}, errBusy
 			}
@@ -76,9 +84,9 @@ func (n *renewal) lock() (outcome, error) {
 
 // patient says whether to wait for another node any longer: as long as it harms
 // nobody, and where there is no other way.
-func (n *renewal) patient(waited time.Duration) bool {
+func (n *renewal) patient(waited, most time.Duration) bool {
 	if n.r.options.OneUse || n.spends() && n.lives() {
-		return waited < n.r.options.Timeout
+		return waited < most
 	}
 	return waited < lockPatience
 }
@@ -105,34 +113,33 @@ func (n *renewal) intents() (live []Intent, err error) {
 	}
 	now := time.Now()
 	for _, intent := range all {
-		if intent.Node == n.e.store.Node() {
+		own := intent.Node == n.r.options.Lineage.node
+		if own && intent.Claim == n.claim && !n.claimed.IsZero() {
 			continue
 		}
-		seen := n.others[intent.Node]
+		id := claimID{intent.Node, intent.Claim}
+		seen := n.others[id]
 		if seen == nil || seen.beat != intent.Beat {
 			seen = &other{intent.Beat, now}
-			n.others[intent.Node] = seen
+			n.others[id] = seen
 		}
 		switch {
-		case intent.Counter <= n.state.counter: // it has ended
+		case own || intent.Counter <= n.state.counter: // it has ended
 		case n.lives() || now.Sub(seen.at) < deadAfter:
 			live = append(live, intent)
 			continue
 		}
-		if n.unlock == nil {
-			continue // only who has the lock tidies up
-		}
-		if err := n.e.store.removeIntent(intent.Node); err != nil {
+		if err := n.e.store.removeIntent(intent); err != nil {
 			return nil, err
 		}
 	}
 	return live, nil
 }
 
-// claim stores the intent to spend the refresh token. Whoever stores one first
+// intend stores the intent to spend the refresh token. Whoever stores one first
 // and then looks for others cannot miss another who does the same: at most one
 // sees nobody else.
-func (n *renewal) claim() (outcome, error) {
+func (n *renewal) intend() (outcome, error) {
 	for began := time.Now(); ; {
 		live, err := n.intents()
 		if err != nil {
@@ -140,16 +147,21 @@ func (n *renewal) claim() (outcome, error) {
 		}
 		pause := pollEvery
 		if len(live) == 0 {
-			at := n.r.now()
-			if err := n.e.store.saveIntent(n.intent(0)); err != nil {
+			n.claim = n.r.options.Lineage.claims.Add(1)
+			n.claimed = n.r.now() // also where it fails: it may be there all the same
+			if err := n.e.store.saveIntent(n.intent()); err != nil {
 				return outcome{}, err
 			}
-			n.claimed = at
 			if live, err = n.intents(); err != nil {
 				return outcome{}, err
 			}
 			if len(live) == 0 {
-				return outcome{}, nil
+				// Whoever has ended meanwhile has stored what it got, and removed its
+				// intent after that.
+				counter := n.state.counter
+				if found, err := n.adopt(); found.token != nil || err != nil || n.state.counter == counter {
+					return found, err
+				}
 			}
 			n.disclaim()
 			pause = time.Duration(float64(pollEvery) * (0.5 + rand.Float64())) //nolint:gosec // to get out of step
@@ -162,18 +174,22 @@ func (n *renewal) claim() (outcome, error) {
 		if found, err := n.adopt(); found.token != nil || err != nil {
 			return found, err
 		}
-		if !n.patient(time.Since(began)) {
+		if !n.patient(time.Since(began), n.r.options.Timeout) {
 			return outcome{}, errBusy
 		}
 	}
 }
 
-func (n *renewal) intent(beat uint64) Intent {
-	return Intent{Node: n.e.store.Node(), Counter: n.state.counter + 1, Beat: beat}
+func (n *renewal) intent() Intent { return n.r.options.Lineage.intent(n.claim, n.state.counter+1) }
+
+// intent is that of this node. Its beat is the time, which none of the others
+// compares with its own.
+func (l *Lineage) intent(claim, counter uint64) Intent {
+	return Intent{Node: l.node, Claim: claim, Counter: counter, Beat: uint64(time.Now().UnixNano())} //nolint:gosec // it differs
 }
 
 func (n *renewal) disclaim() {
-	if !n.claimed.IsZero() && n.e.store.removeIntent(n.e.store.Node()) == nil {
+	if !n.claimed.IsZero() && n.e.store.removeIntent(n.intent()) == nil {
 		n.claimed = time.Time{}
 	}
 }
@@ -201,7 +217,7 @@ func (n *renewal) beat() (end func() (asleep time.Duration)) {
 		tick := time.NewTicker(beatEvery)
 		defer tick.Stop()
 		last := time.Now()
-		for beat := uint64(1); ; beat++ {
+		for {
 			select {
 			case <-stop:
 				asleep += max(0, time.Since(last)-2*beatEvery)
@@ -212,7 +228,7 @@ func (n *renewal) beat() (end func() (asleep time.Duration)) {
 				asleep += gap
 			}
 			if !n.claimed.IsZero() {
-				_ = n.e.store.saveIntent(n.intent(beat))
+				_ = n.e.store.saveIntent(n.intent())
 			}
 			last = time.Now()
 		}

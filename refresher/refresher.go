@@ -148,7 +148,7 @@ func (r *Refresher) Attach(e *Environment) (detach func()) {
 	case r.current.Load() == nil && r.failure == nil:
 		r.fly()
 	case e.store != nil && r.obtained != nil: // perhaps another one than before
-		r.keep(0)
+		r.keep()
 	}
 	return sync.OnceFunc(func() { r.detach(e) })
 }

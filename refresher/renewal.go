@@ -35,9 +35,10 @@ type renewal struct {
 	state state // to be given back
 
 	unlock  func()
-	claimed time.Time         // when the intent was stored; zero: none is
-	spent   bool              // the refresh token was sent, and the outcome is not stored
-	others  map[string]*other // whose intents were seen
+	claim   uint64             // the number of this node's intent
+	claimed time.Time          // when it was stored; zero: none is
+	spent   bool               // the refresh token was sent, and the outcome is not stored
+	others  map[claimID]*other // whose intents were seen
 }
 
 // outcome is what a renewal has come to.
@@ -56,7 +57,7 @@ func (r *Refresher) renew(e *Environment, look bool) (out outcome, err error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	n := &renewal{r: r, e: e, look: look, state: newest, others: make(map[string]*other)}
+	n := &renewal{r: r, e: e, look: look, state: newest, others: make(map[claimID]*other)}
 	defer func() { r.options.Lineage.newest <- n.state }()
 	defer func() {
 		if n.state.token != nil {
@@ -113,6 +114,11 @@ func (n *renewal) run() (outcome, error) {
 
 // begin goes through one renewal.
 func (n *renewal) begin() (outcome, error) {
+	if n.state.unsaved && !n.look {
+		if err := n.e.keepIn(&n.state); err != nil {
+			return n.withoutStore(err)
+		}
+	}
 	found, err := n.adopt()
 	switch {
 	case found.token != nil:
@@ -130,9 +136,9 @@ func (n *renewal) begin() (outcome, error) {
 	switch {
 	case err == error(errEnded):
 		return outcome{}, err
-	case err == errBusy:
+	case err == errBusy && !n.r.options.OneUse:
 		return n.besides()
-	case err != nil:
+	case err != nil && err != errBusy:
 		return n.withoutStore(err)
 	}
 	found, err = n.adopt()
@@ -149,7 +155,7 @@ func (n *renewal) begin() (outcome, error) {
 	if !n.spends() {
 		return n.obtainAndSave(n.state.token)
 	}
-	switch found, err = n.claim(); {
+	switch found, err = n.intend(); {
 	case found.token != nil:
 		return found, nil
 	case err == error(errEnded):
@@ -177,6 +183,7 @@ func (n *renewal) adopt() (outcome, error) {
 	}
 	n.state.shared = record.Shared || !since.IsZero()
 	n.state.token, n.state.counter, n.state.unsaved = onThisClock(record.Token, since, now), record.Counter, false
+	n.state.claim = 0
 	if record.Foreign || !alive(n.state.token, now) {
 		return outcome{}, nil
 	}
@@ -208,7 +215,7 @@ func (n *renewal) withoutStore(failure error) (outcome, error) {
 	case !n.spends():
 	case !n.r.options.OneUse:
 		previous = n.bare()
-	case n.state.shared || n.state.looked.IsZero():
+	case n.e.store.Shared() || n.state.shared || n.state.looked.IsZero():
 		return outcome{}, &tokensource.Error{
 			Reason:     "the storage fails, so that a refresh token might be spent twice: " + failure.Error(),
 			RetryAfter: time.Second,
@@ -284,7 +291,7 @@ func (n *renewal) obtainAndSave(previous *tokensource.Token) (outcome, error) {
 		out.unsaved = failure
 		return out, nil
 	}
-	n.state.unsaved, n.spent = false, false
+	n.state.unsaved, n.state.claim, n.spent = false, 0, false
 	return out, nil
 }
 
@@ -296,7 +303,10 @@ func isRefusal(err error) bool {
 // advance makes a token that was obtained the newest.
 func (n *renewal) advance(out *outcome, unsaved error) {
 	n.state.counter++
-	n.state.token, n.state.unsaved = out.token, true
+	n.state.token, n.state.unsaved, n.state.claim = out.token, true, 0
+	if n.spent {
+		n.state.claim = n.claim
+	}
 	out.counter, out.unsaved = n.state.counter, unsaved
 }
 

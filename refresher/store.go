@@ -28,17 +28,18 @@ type Store interface {
 	// Intents returns those of all nodes.
 	Intents(ctx context.Context) ([]Intent, error)
 
-	// SaveIntent takes the place of this node's intent, and RemoveIntent removes
-	// that of a node.
+	// SaveIntent takes the place of an intent of the same node and claim, and
+	// RemoveIntent removes one. It succeeds where there is none.
 	SaveIntent(ctx context.Context, i Intent) error
-	RemoveIntent(ctx context.Context, node string) error
+	RemoveIntent(ctx context.Context, i Intent) error
 
-	// Lock waits for the lock until the context ends.
+	// Lock waits for the lock until the context ends. Unlock succeeds where nobody
+	// holds it.
 	Lock(ctx context.Context) error
 	Unlock(ctx context.Context) error
 
-	// Node is the name of this process among the nodes.
-	Node() string
+	// Shared is false where most probably no other node has this storage.
+	Shared() bool
 }
 
 // Record is a token as it is stored.
@@ -61,7 +62,12 @@ type Record struct {
 // Intent says that a node is about to spend the refresh token of the record
 // before Counter, or has spent it, and that the outcome is not stored yet.
 type Intent struct {
-	Node    string
+	Node string
+
+	// Claim tells the intents of one node apart: who removes one that was left
+	// behind must not hit the next.
+	Claim uint64
+
 	Counter uint64
 
 	// Beat changes each second for as long as the node is alive.
@@ -158,8 +164,8 @@ func (s *patientStore) saveIntent(i Intent) error {
 	return s.do(func(ctx context.Context) error { return s.SaveIntent(ctx, i) })
 }
 
-func (s *patientStore) removeIntent(node string) error {
-	return s.do(func(ctx context.Context) error { return s.RemoveIntent(ctx, node) })
+func (s *patientStore) removeIntent(i Intent) error {
+	return s.do(func(ctx context.Context) error { return s.RemoveIntent(ctx, i) })
 }
 
 // lock begins to wait for the lock. The channel gets how that ended; where the
@@ -179,9 +185,26 @@ func (s *patientStore) lock(ctx context.Context) <-chan error {
 		case got <- err:
 		case <-ctx.Done():
 			if err == nil {
-				_ = s.do(s.Unlock)
+				s.unlock()
 			}
 		}
 	}()
 	return got
+}
+
+// unlock gives the lock back. Where that fails it is tried again in the
+// background, some times: a lock that nobody gives back is kept fresh for as long
+// as this process lives.
+func (s *patientStore) unlock() {
+	if s.do(s.Unlock) == nil {
+		return
+	}
+	go func() {
+		for range 10 {
+			time.Sleep(time.Second)
+			if s.do(s.Unlock) == nil {
+				return
+			}
+		}
+	}()
 }
