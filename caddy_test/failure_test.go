@@ -428,7 +428,7 @@ func TestACallerWaitsNoLongerThanItMay(t *testing.T) {
 	}
 	for range callers {
 		got := <-answers
-		got.assertRefused(t, http.StatusGatewayTimeout, notInTime("crm"), "")
+		got.assertRefused(t, http.StatusGatewayTimeout, notInTime("crm"), "wait")
 		if got.took < time.Second || got.took > 20*time.Second {
 			t.Errorf("a caller who may wait a second waited %v", got.took)
 		}

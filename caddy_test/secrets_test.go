@@ -127,6 +127,8 @@ func newSecretive(t *testing.T) *secretive {
 		s.files[name] = rand.Text()
 		s.nest.Add(name, s.files[name])
 	}
+	s.files["encryption"] = (rand.Text() + rand.Text())[:43] // 32 bytes in base64
+	s.nest.Add("encryption", s.files["encryption"])
 	proxy := rand.Text()
 	s.nest.Add("proxy", proxy)
 	s.env = []string{
@@ -440,6 +442,7 @@ func (s *secretive) caddyfile(t *testing.T, servers string) (text, address strin
 	{{globals}}
 	%s
 	token_sources {
+		encryption_key {file.{{dir}}/encryption}
 		%s
 	}
 }

@@ -12,21 +12,21 @@ const (
 	// what another one does.
 	pollEvery = 200 * time.Millisecond
 
-	// lockPatience is how long the lock is waited for where a second token
-	// request would do no harm, and deadLock where it would: by then that of a
-	// process which was killed has gone stale. Intents are safe without a lock;
-	// with it, nobody has to try twice.
+	// lockPatience is how long the lock is waited for. Intents are safe without
+	// it; with it, nobody has to try twice. And a file storage's lock may be kept
+	// fresh for ever by another node, which held it just before a node that was
+	// killed.
 	lockPatience = 2 * time.Second
-	deadLock     = 12 * time.Second
 
 	// beatEvery is how often the intent of a node that is alive changes, and
-	// deadAfter how long another one waits for that.
+	// deadAfter how long another one waits for that. A node whose storage hangs for
+	// a while is not dead.
 	beatEvery = time.Second
-	deadAfter = 4 * time.Second
+	deadAfter = 10 * time.Second
 
 	// permitFor is how old an intent is at most when a refresh token is sent. It
 	// must be less than deadAfter: until then nobody goes on without us.
-	permitFor = 2 * time.Second
+	permitFor = 5 * time.Second
 )
 
 type claimID struct {
@@ -59,7 +59,7 @@ func (n *renewal) lock() (outcome, error) {
 				cancel()
 			}
 			return outcome{}, nil
-		case <-n.r.closed:
+		case <-n.ending():
 			cancel()
 			return outcome{}, errEnded
 		case <-tick.C:
@@ -74,7 +74,7 @@ func (n *renewal) lock() (outcome, error) {
 			case err == errHangs:
 				cancel()
 				return outcome{}, err
-			case !n.patient(time.Since(began), deadLock):
+			case time.Since(began) >= lockPatience:
 				cancel()
 				return outcome{}, errBusy
 			}
@@ -82,11 +82,11 @@ func (n *renewal) lock() (outcome, error) {
 	}
 }
 
-// patient says whether to wait for another node any longer: as long as it harms
-// nobody, and where there is no other way.
-func (n *renewal) patient(waited, most time.Duration) bool {
-	if n.r.options.OneUse || n.spends() && n.lives() {
-		return waited < most
+// patient says whether to wait for the outcome of another node any longer: as
+// long as it harms nobody, and where there is no other way.
+func (n *renewal) patient(waited time.Duration) bool {
+	if n.r.options.OneUse || n.lives() {
+		return waited < n.r.options.Timeout
 	}
 	return waited < lockPatience
 }
@@ -168,13 +168,13 @@ func (n *renewal) intend() (outcome, error) {
 		}
 		select {
 		case <-time.After(pause):
-		case <-n.r.closed:
+		case <-n.ending():
 			return outcome{}, errEnded
 		}
 		if found, err := n.adopt(); found.token != nil || err != nil {
 			return found, err
 		}
-		if !n.patient(time.Since(began), n.r.options.Timeout) {
+		if !n.patient(time.Since(began)) {
 			return outcome{}, errBusy
 		}
 	}

@@ -16,6 +16,12 @@ const (
 	// curedFor is how long no refusal comes until the last token request counts
 	// as a cure, where nobody has said that it was one.
 	curedFor = 30 * time.Second
+
+	// curedAgain is how many refusals in a row may cause a token request at once,
+	// after such as were cured, and creditAfter how soon there is one more. An
+	// upstream of which a part refuses everything cures each second one.
+	curedAgain  = 3
+	creditAfter = 20 * time.Second
 )
 
 // refusals decides whether an upstream's refusal may cause a token request.
@@ -27,16 +33,18 @@ type refusals struct {
 	until time.Time     // none before
 	last  time.Time     // when the last refusal came
 	cured bool          // whether the last token request helped who caused it
+	spent [curedAgain]time.Time
 }
 
 // allow says whether a refusal may cause a token request. Where refusals have
 // stayed away for longer than the last pause, that was a cure; and where nobody
-// has seen that it was, for half a minute.
-func (f *refusals) allow(now time.Time) bool {
+// has seen that it was, for half a minute. Old is true of a token that would have
+// been renewed soon anyway.
+func (f *refusals) allow(now time.Time, old bool) bool {
 	quiet := now.Sub(f.last)
 	f.last = now
 	if now.Before(f.until) {
-		return false
+		return f.cured && (old || f.credit(now))
 	}
 	if f.cured && quiet > f.pause || quiet > max(2*f.pause, curedFor) {
 		f.pause = 0
@@ -44,10 +52,23 @@ func (f *refusals) allow(now time.Time) bool {
 	return true
 }
 
+// credit takes one, if there is any.
+func (f *refusals) credit(now time.Time) bool {
+	for i, at := range f.spent {
+		if now.Sub(at) > creditAfter*time.Duration(len(f.spent)) {
+			f.spent[i] = now
+			return true
+		}
+	}
+	return false
+}
+
 // asked reckons with a token request that a refusal has caused.
 func (f *refusals) asked(now time.Time) {
-	f.pause = min(max(firstRefusalPause, 2*f.pause), lastRefusalPause)
-	f.until = now.Add(f.pause)
+	if !now.Before(f.until) {
+		f.pause = min(max(firstRefusalPause, 2*f.pause), lastRefusalPause)
+		f.until = now.Add(f.pause)
+	}
 	f.cured = false
 }
 
@@ -77,7 +98,8 @@ func (r *Refresher) Report(token *tokensource.Token) (caused bool) {
 		r.peek()
 		return false
 	}
-	if !r.refusals.allow(r.now()) {
+	old := token.Lifetime > 0 && r.now().Sub(r.landedAt) > token.Lifetime/2
+	if !r.refusals.allow(r.now(), old) {
 		r.peek()
 		return false
 	}

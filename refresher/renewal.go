@@ -76,21 +76,38 @@ func (r *Refresher) renew(e *Environment, look bool) (out outcome, err error) {
 
 // takeTurn waits for the newest token of the lineage, which is to be given back.
 func (r *Refresher) takeTurn() (newest state, err error) {
+	select {
+	case newest = <-r.options.Lineage.newest:
+		return newest, nil
+	default:
+	}
 	timer := time.NewTimer(r.options.Timeout) // the token request has all of its own
 	defer timer.Stop()
 	select {
 	case newest = <-r.options.Lineage.newest:
+		return newest, nil
 	case <-r.closed:
 		return state{}, errEnded
 	case <-timer.C:
 		return state{}, &tokensource.Error{Reason: "a token request of another configuration of this source has not ended"}
 	}
+}
+
+// ending is closed where no refresh token may be sent any more, since there may
+// be no time left to store what comes of it.
+func (n *renewal) ending() <-chan struct{} {
+	if n.spends() {
+		return n.r.closed
+	}
+	return nil
+}
+
+func (n *renewal) hasEnded() bool {
 	select {
-	case <-r.closed: // meanwhile
-		r.options.Lineage.newest <- newest
-		return state{}, errEnded
+	case <-n.ending():
+		return true
 	default:
-		return newest, nil
+		return false
 	}
 }
 
@@ -98,6 +115,9 @@ func (n *renewal) run() (outcome, error) {
 	if n.e.store == nil {
 		if n.look {
 			return outcome{}, errNothingNewer
+		}
+		if n.hasEnded() {
+			return outcome{}, errEnded
 		}
 		return n.obtain(n.state.token)
 	}
@@ -127,6 +147,8 @@ func (n *renewal) begin() (outcome, error) {
 		return outcome{}, cmp.Or(err, errNothingNewer)
 	case errors.Is(err, ErrNoIdentity):
 		return n.obtain(n.state.token)
+	case n.hasEnded():
+		return outcome{}, errEnded
 	case err != nil && !isUnreadable(err):
 		return n.withoutStore(err)
 	}
@@ -136,9 +158,7 @@ func (n *renewal) begin() (outcome, error) {
 	switch {
 	case err == error(errEnded):
 		return outcome{}, err
-	case err == errBusy && !n.r.options.OneUse:
-		return n.besides()
-	case err != nil && err != errBusy:
+	case err != nil && err != errBusy: // which is done without the lock
 		return n.withoutStore(err)
 	}
 	found, err = n.adopt()
@@ -233,9 +253,12 @@ func (n *renewal) overUnreadable(failure error) (outcome, error) {
 	unreadable, _ := errors.AsType[*Unreadable](failure)
 	switch {
 	case n.r.options.OneUse:
-		store := n.e.store
+		store, remedy := n.e.store, "; to begin anew, configure a new refresh token and remove that entry"
+		if unreadable.Newer {
+			remedy = "; run that version here as well"
+		}
 		return outcome{}, &tokensource.Error{
-			Reason:    unreadable.Reason + "; to begin anew, put a new refresh token in its place and remove that entry",
+			Reason:    unreadable.Reason + remedy,
 			Permanent: true,
 			Changed: func() bool {
 				_, err := store.load()
@@ -253,6 +276,7 @@ func (n *renewal) overUnreadable(failure error) (outcome, error) {
 	if err := n.e.store.do(n.e.store.SetAside); err != nil {
 		return n.withoutStore(err)
 	}
+	n.state.token = n.bare() // what was there may have been newer
 	return outcome{}, nil
 }
 
@@ -330,9 +354,9 @@ func (n *renewal) obtain(previous *tokensource.Token) (outcome, error) {
 		})
 	}
 	end := n.beat()
-	defer end()
+	defer end() // also in a panic
 	token, err := n.e.Source.Obtain(ctx, previous)
-	asleep := end()
+	late := end()
 	if token == nil && err == nil {
 		err = cause(nil)
 	}
@@ -341,10 +365,10 @@ func (n *renewal) obtain(previous *tokensource.Token) (outcome, error) {
 		n.spent = false
 		return outcome{}, errFrozen
 	case err == nil:
-		if asleep > 0 { // the answer may have lain here all that time
-			late := *token
-			late.Issued = late.Issued.Add(-asleep)
-			token = &late
+		if late > 0 { // the answer may have lain here all that time
+			old := *token
+			old.Issued = old.Issued.Add(-late)
+			token = &old
 		}
 		if n.e.store == nil {
 			n.state.token = token

@@ -179,7 +179,7 @@ func TestRefusalsOfATokenPauseTokenRequests(t *testing.T) {
 			var r refusals
 			var got []time.Duration
 			for _, at := range c.at {
-				if r.allow(start.Add(at)) {
+				if r.allow(start.Add(at), false) {
 					got = append(got, at)
 					r.asked(start.Add(at))
 				}

