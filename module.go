@@ -4,14 +4,16 @@
 //
 // The app token_sources (app.go, source.go) holds what a user configures: one
 // token source for each grant at a provider. Package tokensource obtains a
-// token for it, package refresher keeps that token fresh, and pool.go lets the
-// refresher of an unchanged source live through a reload.
+// token for it, package refresher keeps that token fresh, storage.go keeps it in
+// Caddy's storage, for the next process and for other nodes, and pool.go lets
+// the refresher of an unchanged source live through a reload.
 //
 // The transport http.reverse_proxy.transport.inject_token (transport.go) puts
 // the token on a copy of the request that nothing but the upstream ever sees
-// (attempt.go): injection.go and query.go say where it stands, upstreams.go and
-// hosts.go where it may go, quiet.go how it is kept out of what comes back, and
-// unavailable.go what callers get where there is none. The directive
+// (attempt.go): selection.go says whose token, injection.go and query.go where
+// it stands, upstreams.go and hosts.go where it may go, quiet.go how it is kept
+// out of what comes back, replay.go what happens where the upstream refuses it,
+// and unavailable.go what callers get where there is none. The directive
 // inject_token is its shortcut (caddyfile.go); the global option token_sources
 // is read in caddyfile_sources.go, both by the reader of caddyfile_reader.go.
 package injecttoken
