@@ -76,9 +76,17 @@ func (r *Refresher) run(f *flight, e *Environment) {
 		r.failed(cause(err), out.lifetime)
 	}
 	report := r.report(out, err, first)
+	unsaved := out.unsaved != nil && !r.unsaved
+	if out.unsaved != nil {
+		r.unsaved = true
+		r.keep()
+	}
 	r.mu.Unlock()
 	close(f.done)
 	report(e.Log)
+	if unsaved {
+		e.Log.Warn("the token could not be stored; it is kept in memory and storing is tried again", zap.String("reason", out.unsaved.Error()))
+	}
 }
 
 // landed makes a token the current one. One that the provider has issued again
@@ -230,7 +238,7 @@ func (r *Refresher) lookNow(failure *tokensource.Error) {
 }
 
 // report returns what is to be logged of a flight, once mu is not held any
-// more, and has a token stored that could not be. One line a flight, and one where a token ends for which there is no
+// more. One line a flight, and one where a token ends for which there is no
 // other: while a provider is down there is one at most each
 // second, and soon one each minute.
 func (r *Refresher) report(out outcome, err error, first bool) func(*zap.Logger) {
@@ -243,11 +251,6 @@ func (r *Refresher) report(out outcome, err error, first bool) func(*zap.Logger)
 		case first:
 			message = "token obtained"
 		}
-		unsaved := out.unsaved != nil && !r.unsaved
-		if out.unsaved != nil {
-			r.unsaved = true
-			r.keep()
-		}
 		fields := []zap.Field{zap.String("lifetime", "not known")}
 		if token.Lifetime > 0 {
 			fields = []zap.Field{zap.Duration("lifetime", token.Lifetime), zap.Time("expires", token.Expiry())}
@@ -255,12 +258,7 @@ func (r *Refresher) report(out outcome, err error, first bool) func(*zap.Logger)
 		if out.counter > 0 {
 			fields = append(fields, zap.Uint64("counter", out.counter))
 		}
-		return func(log *zap.Logger) {
-			log.Info(message, fields...)
-			if unsaved {
-				log.Warn("the token could not be stored; it is kept in memory and storing is tried again", zap.String("reason", out.unsaved.Error()))
-			}
-		}
+		return func(log *zap.Logger) { log.Info(message, fields...) }
 	}
 	fields := r.failureFields()
 	current := r.Current()
