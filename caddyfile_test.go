@@ -31,6 +31,10 @@ const canary = "CANARY"
 // tests.
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if dir := os.Getenv(storesUntilKilled); dir != "" {
+		storeUntilKilled(dir)
+		return
+	}
 	os.Exit(run(m))
 }
 

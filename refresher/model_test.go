@@ -113,6 +113,8 @@ type modelStorage struct {
 	record  *modelRecord
 	intents map[claimID]Intent
 	lock    *modelLock
+
+	overwritten string // which node has put an older record in the place of a newer one
 }
 
 type modelRecord struct {
@@ -180,6 +182,9 @@ func (s *modelStore) Save(_ context.Context, r *Record) error {
 	return s.access(fmt.Sprint("saves ", r.Counter), func(storage *modelStorage) {
 		if storage.record != nil && storage.record.counter > r.Counter {
 			s.m.log("%s OVERWRITES %d", s.id, storage.record.counter)
+			if s.hurt { // it was frozen between its last look and the write itself
+				storage.overwritten = s.id
+			}
 		}
 		storage.record = &modelRecord{r.Counter, text, r.Shared}
 		s.setPending(false)
@@ -318,6 +323,8 @@ func (w modelWire) answer(form url.Values) *http.Response {
 			cause := "UNEXPLAINED"
 			if first.hurt {
 				cause = first.id + " was killed or frozen after it had sent it"
+			} else if w.m.store.overwritten != "" {
+				cause = w.m.store.overwritten + " was frozen while it stored something, and overwrote the record of " + first.id
 			}
 			p.twice = append(p.twice, spent+": "+cause)
 			w.m.log("%s SPENDS %s TWICE, after %s: %s", w.id, spent, first.id, cause)

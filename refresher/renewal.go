@@ -134,12 +134,10 @@ func (n *renewal) run() (outcome, error) {
 
 // begin goes through one renewal.
 func (n *renewal) begin() (outcome, error) {
-	if n.state.unsaved && !n.look {
-		if err := n.e.keepIn(&n.state); err != nil {
-			return n.withoutStore(err)
-		}
-	}
 	found, err := n.adopt()
+	if err == nil && found.token == nil && n.state.unsaved && !n.look {
+		err = n.e.keepIn(&n.state)
+	}
 	switch {
 	case found.token != nil:
 		return found, nil
@@ -198,7 +196,11 @@ func (n *renewal) adopt() (outcome, error) {
 	now := n.r.now()
 	since := n.state.looked
 	n.state.looked = now
-	if record == nil || record.Counter <= n.state.counter {
+	switch {
+	case record == nil && n.state.counter > 0, record != nil && record.Counter < n.state.counter:
+		n.state.unsaved = true // the storage has lost it
+		return outcome{}, nil
+	case record == nil || record.Counter == n.state.counter:
 		return outcome{}, nil
 	}
 	n.state.shared = record.Shared || !since.IsZero()
