@@ -211,9 +211,9 @@ func (r *Refresher) wait(ctx context.Context) (*tokensource.Token, error) {
 			f = r.fly()
 		default:
 			if f = r.peek(); f == nil {
-				short := r.failurePause <= shortPause && !refused.Permanent
+				pause, short := r.shortPause()
 				r.mu.Unlock()
-				if short && sleep(ctx, refused.RetryAfter) {
+				if short && sleep(ctx, pause) {
 					continue
 				}
 				return nil, refused
@@ -235,9 +235,9 @@ func (r *Refresher) wait(ctx context.Context) (*tokensource.Token, error) {
 	}
 }
 
-// shortPause is the longest pause between token requests that callers wait for:
-// those of a token which lives for seconds are as short.
-const shortPause = time.Second
+// longestWaited is the longest pause between token requests that callers wait
+// for: those of a token which lives for seconds are as short.
+const longestWaited = time.Second
 
 // sleep waits until the context ends, or returns true.
 func sleep(ctx context.Context, d time.Duration) bool {

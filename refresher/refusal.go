@@ -112,28 +112,46 @@ func (r *Refresher) Report(token *tokensource.Token) (caused bool) {
 }
 
 // Replacement waits for the token that takes the place of one that was
-// reported, and returns nil where there will be none. Fresh is true where that
-// one was obtained since the refusal; another may have been refused as well.
+// reported, and returns nil where there will be none soon. Fresh is true where
+// that one was obtained since the refusal; another may have been refused as well.
 func (r *Refresher) Replacement(ctx context.Context, refused *tokensource.Token) (replacement *tokensource.Token, fresh bool) {
-	r.mu.Lock()
-	f := r.flight
-	since := f != nil && f.refused
-	r.mu.Unlock()
-	if t := r.Current(); t != nil && t.AccessToken != refused.AccessToken {
-		return t, false
+	var f *flight
+	for again := false; ; again = true {
+		if t := r.Current(); t != nil && t.AccessToken != refused.AccessToken {
+			return t, fresh && t == f.token && !f.adopted
+		}
+		r.mu.Lock()
+		f = r.flight
+		fresh = f != nil && (again || f.refused)
+		pause, short := r.shortPause()
+		if f == nil && short && pause <= 0 {
+			f, fresh = r.fly(), true
+		}
+		r.mu.Unlock()
+		switch {
+		case f != nil:
+			select {
+			case <-f.done:
+			case <-ctx.Done():
+				return nil, false
+			}
+		case short:
+			if !sleep(ctx, pause) {
+				return nil, false
+			}
+		default:
+			return nil, false
+		}
 	}
-	if f == nil {
-		return nil, false
+}
+
+// shortPause returns how long it is until the next try, where the last one failed
+// and callers wait for the next. The caller holds mu.
+func (r *Refresher) shortPause() (pause time.Duration, short bool) {
+	if r.failure == nil || r.failure.Permanent || r.failurePause > longestWaited {
+		return 0, false
 	}
-	select {
-	case <-f.done:
-	case <-ctx.Done():
-		return nil, false
-	}
-	if t := r.Current(); t != nil && t.AccessToken != refused.AccessToken {
-		return t, since && t == f.token && !f.adopted
-	}
-	return nil, false
+	return untilEither(r.retryAt, r.now()), true
 }
 
 // Cured says that the token request which a refusal has caused was of use: the
