@@ -76,6 +76,13 @@ func (r *Refresher) run(f *flight, e *Environment) {
 		r.failed(cause(err), out.lifetime)
 	}
 	report := r.report(out, err, first)
+	if out.held && err != nil {
+		if r.now().Sub(r.heldAt) < sayHeldEvery {
+			report = func(*zap.Logger) {}
+		} else {
+			r.heldAt = r.now()
+		}
+	}
 	unsaved := out.unsaved != nil && !r.unsaved
 	if out.unsaved != nil {
 		r.unsaved = true
@@ -88,6 +95,9 @@ func (r *Refresher) run(f *flight, e *Environment) {
 		e.Log.Warn("the token could not be stored; it is kept in memory and storing is tried again", zap.String("reason", out.unsaved.Error()))
 	}
 }
+
+// sayHeldEvery is how often the log has what is looked at each second.
+const sayHeldEvery = time.Minute
 
 // landed makes a token the current one. One that the provider has issued again
 // is renewed when it ends: until then it would only come once more. The caller

@@ -34,10 +34,14 @@ type model struct {
 	nodes  []*modelNode
 
 	provider modelProvider
-	events   []string
+
+	mu     sync.Mutex // guards events
+	events []string
 }
 
 func (m *model) log(format string, args ...any) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.events = append(m.events, fmt.Sprintf("%9.3f ", time.Since(modelBegan).Seconds())+fmt.Sprintf(format, args...))
 }
 
@@ -50,6 +54,13 @@ func (m *model) chance(p float64) bool {
 	m.provider.mu.Lock()
 	defer m.provider.mu.Unlock()
 	return m.random.Float64() < p
+}
+
+// fails says whether this access of the storage does.
+func (m *model) fails(share float64) bool {
+	m.provider.mu.Lock()
+	defer m.provider.mu.Unlock()
+	return m.random.Float64() < m.faulty*share
 }
 
 func (m *model) upTo(d time.Duration) time.Duration {
@@ -99,6 +110,12 @@ func (n *modelNode) step(most time.Duration) error {
 
 func (n *modelNode) now() time.Time { return time.Now().Add(n.skew) }
 
+func (n *modelNode) isHurt() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.hurt
+}
+
 func (n *modelNode) setPending(pending bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -115,6 +132,12 @@ type modelStorage struct {
 	lock    *modelLock
 
 	overwritten string // which node has put an older record in the place of a newer one
+}
+
+func (s *modelStorage) overwriter() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.overwritten
 }
 
 type modelRecord struct {
@@ -137,7 +160,7 @@ func (s *modelStore) access(what string, effect func(*modelStorage)) error {
 	if err := s.step(20 * time.Millisecond); err != nil {
 		return err
 	}
-	if s.m.chance(s.m.faulty) {
+	if s.m.fails(1) {
 		if s.m.chance(0.2) {
 			time.Sleep(s.m.upTo(5 * time.Second)) // it hangs
 		}
@@ -152,7 +175,7 @@ func (s *modelStore) access(what string, effect func(*modelStorage)) error {
 	if err := s.step(20 * time.Millisecond); err != nil {
 		return err
 	}
-	if s.m.chance(s.m.faulty / 3) {
+	if s.m.fails(1.0 / 3) {
 		return errors.New("the storage has done it, and fails")
 	}
 	return nil
@@ -182,7 +205,7 @@ func (s *modelStore) Save(_ context.Context, r *Record) error {
 	return s.access(fmt.Sprint("saves ", r.Counter), func(storage *modelStorage) {
 		if storage.record != nil && storage.record.counter > r.Counter {
 			s.m.log("%s OVERWRITES %d", s.id, storage.record.counter)
-			if s.hurt { // it was frozen between its last look and the write itself
+			if s.isHurt() { // it was frozen between its last look and the write itself
 				storage.overwritten = s.id
 			}
 		}
@@ -295,7 +318,10 @@ func (w modelWire) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	p := &w.m.provider
-	if w.m.chance(p.failing) {
+	p.mu.Lock()
+	failing := p.failing
+	p.mu.Unlock()
+	if w.m.chance(failing) {
 		time.Sleep(w.m.upTo(500 * time.Millisecond))
 		return answerOf(http.StatusServiceUnavailable, "{}"), nil
 	}
@@ -321,10 +347,10 @@ func (w modelWire) answer(form url.Values) *http.Response {
 			first := family.spender[spent]
 			family.revoked = true
 			cause := "UNEXPLAINED"
-			if first.hurt {
+			if first.isHurt() {
 				cause = first.id + " was killed or frozen after it had sent it"
-			} else if w.m.store.overwritten != "" {
-				cause = w.m.store.overwritten + " was frozen while it stored something, and overwrote the record of " + first.id
+			} else if by := w.m.store.overwriter(); by != "" {
+				cause = by + " was frozen while it stored something, and overwrote the record of " + first.id
 			}
 			p.twice = append(p.twice, spent+": "+cause)
 			w.m.log("%s SPENDS %s TWICE, after %s: %s", w.id, spent, first.id, cause)

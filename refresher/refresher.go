@@ -113,6 +113,7 @@ type Refresher struct {
 	peekAt       time.Time // no peek before
 	keeping      bool      // a goroutine stores the newest token
 	unsaved      bool      // the log says that a token could not be stored
+	heldAt       time.Time // when the log has said why nobody is asked
 	ended        bool
 }
 

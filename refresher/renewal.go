@@ -47,6 +47,7 @@ type outcome struct {
 	counter uint64
 	adopted bool  // it was in the storage
 	unsaved error // why it could not be stored
+	held    bool  // nobody was asked, and that is looked at again each second
 
 	lifetime time.Duration // of the newest token, where there is no other
 }
@@ -216,7 +217,7 @@ func (n *renewal) adopt() (outcome, error) {
 // itself where there is one, which spends nothing.
 func (n *renewal) besides() (outcome, error) {
 	if n.r.options.OneUse {
-		return outcome{}, &tokensource.Error{Reason: errBusy.Error(), RetryAfter: time.Second}
+		return outcome{held: true}, &tokensource.Error{Reason: errBusy.Error(), RetryAfter: time.Second}
 	}
 	return n.obtainAndSave(n.bare())
 }
@@ -238,7 +239,7 @@ func (n *renewal) withoutStore(failure error) (outcome, error) {
 	case !n.r.options.OneUse:
 		previous = n.bare()
 	case n.e.store.Shared() || n.state.shared || n.state.looked.IsZero():
-		return outcome{}, &tokensource.Error{
+		return outcome{held: true}, &tokensource.Error{
 			Reason:     "the storage fails, so that a refresh token might be spent twice: " + failure.Error(),
 			RetryAfter: time.Second,
 		}

@@ -33,6 +33,13 @@ func (m *memory) set(change func(m *memory)) {
 	change(m)
 }
 
+// see returns what is stored.
+func (m *memory) see() (record *Record, aside bool, saves int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.record, m.aside, m.saves
+}
+
 func (m *memory) access() error {
 	m.mu.Lock()
 	hangs, failure := m.hangs, m.failure
@@ -126,8 +133,8 @@ func TestATokenThatIsStoredIsAdoptedAndNobodyAsked(t *testing.T) {
 		w.wantRequests(0, 1)
 		time.Sleep(2 * time.Minute)
 		w.wantRequests(1, 1)
-		if m.record.Counter != 6 {
-			t.Errorf("stored is %d", m.record.Counter)
+		if record, _, _ := m.see(); record.Counter != 6 {
+			t.Errorf("stored is %d", record.Counter)
 		}
 	})
 }
@@ -214,7 +221,7 @@ func TestAStorageThatFailsOrHangsKeepsNobodyFromAToken(t *testing.T) {
 				m.set(func(m *memory) { m.failure, m.hangs = nil, 0 })
 				time.Sleep(2 * time.Hour)
 				synctest.Wait()
-				if m.record == nil || m.record.Token.AccessToken != w.served().AccessToken {
+				if record, _, _ := m.see(); record == nil || record.Token.AccessToken != w.served().AccessToken {
 					t.Error("the token is not stored again")
 				}
 				if n := w.log.FilterMessageSnippet("stored again").Len(); n != 1 {
@@ -269,8 +276,8 @@ func TestAnUnreadableEntryIsPutAsideWhereAnotherTokenCanBeHad(t *testing.T) {
 		m.reads = damaged
 		w.withStore(m)
 		w.served()
-		if !m.aside || m.saves != 1 {
-			t.Errorf("put aside: %v, stored %d times", m.aside, m.saves)
+		if _, aside, saves := m.see(); !aside || saves != 1 {
+			t.Errorf("put aside: %v, stored %d times", aside, saves)
 		}
 	})
 	inWorldWithStore(t, Options{OneUse: true}, func(w *world, m *memory) {
@@ -279,8 +286,8 @@ func TestAnUnreadableEntryIsPutAsideWhereAnotherTokenCanBeHad(t *testing.T) {
 		if u := w.refused(); !u.Permanent || !strings.Contains(u.Error(), "damaged; to begin anew") {
 			t.Errorf("%v", u)
 		}
-		if m.aside || m.saves != 0 {
-			t.Errorf("put aside: %v, stored %d times", m.aside, m.saves)
+		if _, aside, saves := m.see(); aside || saves != 0 {
+			t.Errorf("put aside: %v, stored %d times", aside, saves)
 		}
 		w.wantRequests(0, 0)
 		m.set(func(m *memory) { m.reads = nil }) // an operator has removed it
@@ -301,8 +308,8 @@ func TestAnEntryOfALaterVersionIsNeverTouched(t *testing.T) {
 				w.served()
 			}
 			time.Sleep(3 * time.Hour)
-			if m.aside || m.saves != 0 {
-				t.Errorf("put aside: %v, stored %d times", m.aside, m.saves)
+			if _, aside, saves := m.see(); aside || saves != 0 {
+				t.Errorf("put aside: %v, stored %d times", aside, saves)
 			}
 		})
 	}
@@ -313,8 +320,8 @@ func TestAnotherStorageGetsTheTokenWhenItsConfigurationStarts(t *testing.T) {
 		w.withStore(m)
 		other := newMemory()
 		w.withStore(other)
-		if other.record == nil || other.record.Token.AccessToken != w.served().AccessToken {
-			t.Errorf("it holds %v", other.record)
+		if record, _, _ := other.see(); record == nil || record.Token.AccessToken != w.served().AccessToken {
+			t.Errorf("it holds %v", record)
 		}
 		w.wantRequests(1, 1)
 	})
@@ -325,8 +332,8 @@ func TestAStorageThatLosesTheRecordGetsItAgain(t *testing.T) {
 		w.withStore(m)
 		m.set(func(m *memory) { m.record = nil })
 		time.Sleep(time.Hour)
-		if m.record == nil || m.record.Counter < 2 {
-			t.Errorf("it holds %v", m.record)
+		if record, _, _ := m.see(); record == nil || record.Counter < 2 {
+			t.Errorf("it holds %v", record)
 		}
 	})
 }
