@@ -173,14 +173,15 @@ func (tr *trial) run(release func()) {
 			return
 		}
 		tr.asked, tr.lines = tr.p.Count(), len(sourceLog(tr.c, tr.name))
-		tr.p.Set(func(k *provider.Knobs) { k.Lifetime = time.Hour })
 		if tr.fault.held && tr.holding == expired {
 			release = tr.holdBack()
 		}
 		tr.fault.strike(tr)
+		tr.p.Set(func(k *provider.Knobs) { k.Lifetime = time.Hour })
 		if tr.holding == expired {
 			// A token's last moment is another one for who issued it.
-			tr.eventually(30*time.Second, "the token has ended", func() bool { return time.Now().After(tr.p.LastExpiry().Add(500 * time.Millisecond)) })
+			end := tr.p.LastExpiry().Add(500 * time.Millisecond)
+			tr.eventually(30*time.Second, "the token has ended", func() bool { return time.Now().After(end) })
 		}
 	}
 	tr.call(release)
