@@ -183,6 +183,7 @@ func watchRestart(t *testing.T, all []*trial) {
 	for _, tr := range all {
 		running.Go(func() {
 			tr.call(func() {})
+			tr.checkOutcomes()
 			tr.checkProvider()
 			tr.checkLog()
 		})

@@ -65,7 +65,7 @@ func startTrials(t *testing.T, all []*trial) *harness.Caddy {
 		sites.WriteString(tr.site())
 		options = append(options, tr.options()...)
 	}
-	text, url := caddyfile(t, sources.String(), sites.String())
+	text, url := caddyfile(t, sources.String(), "log\n"+sites.String())
 	text = strings.Replace(text, "{{globals}}", "{{globals}}\n\t{{storage}}", 1)
 	c := all[0].control.Caddy(t, text, options...)
 	for _, tr := range all {

@@ -2,6 +2,7 @@ package caddy_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -92,7 +93,7 @@ func (tr *trial) tokenURL() string {
 
 // site is where callers of the trial ask.
 func (tr *trial) site() string {
-	return fmt.Sprintf("handle /%s {\n header >X-Outcome {http.inject_token.outcome}\n inject_token %[1]s %s {\n lb_policy round_robin\n}\n}\n",
+	return fmt.Sprintf("handle /%s {\n inject_token %[1]s %s {\n lb_policy round_robin\n}\n}\n",
 		tr.name, strings.Join(tr.api.Nodes, " "))
 }
 
@@ -145,7 +146,7 @@ func (tr *trial) errorf(format string, args ...any) {
 // eventually waits for something, and says if it does not come.
 func (tr *trial) eventually(within time.Duration, what string, condition func() bool) bool {
 	tr.t.Helper()
-	for deadline := time.Now().Add(within); !condition(); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(within); !condition(); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			tr.errorf("not within %v: %s", within, what)
 			return false
@@ -172,7 +173,7 @@ func (tr *trial) run(release func()) {
 		if !tr.eventually(30*time.Second, "there is a token", func() bool { return tr.count("info", "token obtained", "") > 0 }) {
 			return
 		}
-		tr.asked, tr.lines = tr.p.Count(), len(sourceLog(tr.c, tr.name))
+		tr.asked, tr.lines = tr.p.Count(), len(tr.sourceLines())
 		if tr.fault.held && tr.holding == expired {
 			release = tr.holdBack()
 		}
@@ -185,6 +186,7 @@ func (tr *trial) run(release func()) {
 		}
 	}
 	tr.call(release)
+	tr.checkOutcomes()
 	tr.checkProvider()
 	tr.checkLog()
 	if tr.fault.lift != nil {
@@ -272,7 +274,6 @@ func (tr *trial) underWay() int {
 func (tr *trial) checkAnswers(all []answered) {
 	tr.t.Helper()
 	want := tr.cell()
-	outcomes := make(map[string]int)
 	for _, got := range all {
 		status := want.status
 		if want.other != 0 && got.header.Get("X-Node") == "1" {
@@ -285,20 +286,61 @@ func (tr *trial) checkAnswers(all []answered) {
 		if status == http.StatusServiceUnavailable && got.header.Get("Retry-After") == "" {
 			tr.errorf("503 without Retry-After")
 		}
-		if status == want.status {
-			outcomes[got.header.Get("X-Outcome")]++
-		}
 	}
-	if len(all) > 1 && want.status != 0 && outcomes[want.outcome] == 0 && len(outcomes) > 0 && want.status != http.StatusBadGateway {
+}
+
+// checkOutcomes wants the access log to say what became of the token.
+func (tr *trial) checkOutcomes() {
+	want := tr.cell()
+	var outcomes map[string]int
+	tr.eventually(20*time.Second, "the access log has all callers", func() bool {
+		outcomes = make(map[string]int)
+		lines := tr.logLines(`"uri":"/`+tr.name+`"`, `"logger":"http.log.access`)
+		for _, line := range lines {
+			if line["status"] == float64(want.status) {
+				outcome, _ := line["token_outcome"].(string)
+				outcomes[outcome]++
+			}
+		}
+		return len(lines) >= callers
+	})
+	others := 0 // callers who had not to do with what failed
+	if want.outcome == "replayed" {
+		others = outcomes["injected"]
+	}
+	if len(outcomes) > 2 || outcomes[want.outcome] == 0 || len(outcomes) == 2 && others == 0 {
 		tr.errorf("the outcomes are %v, want %s", outcomes, want.outcome)
 	}
 }
 
-// count counts the lines of the source's log.
+// logLines returns the lines of Caddy's log that hold these texts.
+func (tr *trial) logLines(texts ...string) []map[string]any {
+	var lines []map[string]any
+next:
+	for line := range strings.SplitSeq(tr.c.Log(), "\n") {
+		for _, text := range texts {
+			if !strings.Contains(line, text) {
+				continue next
+			}
+		}
+		var fields map[string]any
+		if json.Unmarshal([]byte(line), &fields) == nil {
+			lines = append(lines, fields)
+		}
+	}
+	return lines
+}
+
+// sourceLines returns what the source has logged.
+func (tr *trial) sourceLines() []map[string]any {
+	return tr.logLines(`"logger":"token_sources.` + tr.name + `"`)
+}
+
+// count counts the lines of the source's log since the fault struck.
 func (tr *trial) count(level, message, reason string) int {
 	reason = strings.ReplaceAll(reason, "HOST", strings.TrimSuffix(strings.TrimPrefix(tr.tokenURL(), "http://"), "/token"))
 	n := 0
-	for _, line := range sourceLog(tr.c, tr.name)[tr.lines:] {
+	for _, line := range tr.sourceLines()[tr.lines:] {
 		is, _ := line["reason"].(string)
 		if line["level"] == level && line["msg"] == message && strings.Contains(is, reason) {
 			n++
@@ -348,7 +390,7 @@ func (tr *trial) checkLog() {
 			return tr.count(e.level, e.message, e.reason) > 0
 		})
 	}
-	for _, line := range sourceLog(tr.c, tr.name) {
+	for _, line := range tr.sourceLines() {
 		if want.silent && line["level"] == "error" {
 			tr.errorf("callers notice nothing, and the log has an error: %v", line)
 		}
