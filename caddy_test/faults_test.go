@@ -59,6 +59,7 @@ func trials(t *testing.T, control *faultstorage.Control, take func(fault) bool) 
 func startTrials(t *testing.T, all []*trial) *harness.Caddy {
 	t.Helper()
 	var sources, sites strings.Builder
+	sources.WriteString(all[0].global + "\n")
 	options := []harness.Option{withSecret(provider.ClientSecret)}
 	for _, tr := range all {
 		sources.WriteString(tr.tokenSource())

@@ -32,6 +32,7 @@ type trial struct {
 	control *faultstorage.Control
 	release chan struct{} // of a storage that hangs
 	token   string        // the refresh token that is configured
+	global  string        // an option of token_sources
 
 	c   *harness.Caddy
 	url string
