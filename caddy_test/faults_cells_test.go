@@ -44,7 +44,6 @@ type fault struct {
 	about   string // what is done here, in one sentence
 
 	options string // of the source
-	site    string // options of inject_token
 	body    int    // bytes that callers send
 	held    bool   // where there is no valid token, the provider answers only when callers wait
 

@@ -76,6 +76,17 @@ func (b *barrier) wait(ctx context.Context, source string) {
 	<-ctx.Done()
 }
 
+// assertThere wants every source at the step.
+func (b *barrier) assertThere(all []*trial) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, tr := range all {
+		if !b.waiting[tr.name] {
+			tr.errorf("it does not come to that step")
+		}
+	}
+}
+
 // runKill brings all sources of a fault to the step, kills Caddy there and
 // starts it again. On a machine that is too busy to bring all of them there at
 // once it begins again.
@@ -120,7 +131,6 @@ func kill(t *testing.T, at step, all []*trial) bool {
 
 	b := newBarrier(len(all))
 	for _, tr := range all {
-		tr.asked = tr.p.Count()
 		tr.p.Set(func(k *provider.Knobs) { k.Lifetime = time.Hour })
 		if at == requestSent {
 			tr.answers(func(_ http.ResponseWriter, r *http.Request, _ int) bool {
@@ -144,11 +154,7 @@ func kill(t *testing.T, at step, all []*trial) bool {
 		select { // all of them must come, or the test is wrong
 		case <-b.there:
 		case <-time.After(20 * time.Second):
-			for _, tr := range all {
-				if !b.waiting[tr.name] {
-					tr.errorf("it does not come to that step")
-				}
-			}
+			b.assertThere(all)
 		}
 		atOnce = at == requestSent
 	}
@@ -157,13 +163,10 @@ func kill(t *testing.T, at step, all []*trial) bool {
 	for _, tr := range all {
 		tr.answers(nil)
 		tr.control.Set(tr.name, nil)
-		if at == requestSent { // it was not answered, but it was counted
-			tr.asked = tr.p.Count()
-		}
-		if at == answerThere || at == tokenStored {
-			tr.asked = tr.p.Count()
-		}
+		tr.asked = tr.p.Count()
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	return atOnce && (at == requestSent || time.Since(b.first) < mostAtStep)
 }
 

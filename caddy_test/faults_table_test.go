@@ -13,6 +13,8 @@ const (
 	present   = "token not renewed, the present one is served"
 	noTokenIs = "no token"
 	ended     = "the token has ended, and there is no other"
+	anew      = "to begin anew, put a new refresh token in its place and remove that entry"
+	busy      = "another node has not ended its renewal"
 	unstored  = "the token could not be stored; it is kept in memory and storing is tried again"
 )
 
@@ -38,6 +40,8 @@ func waiting(rows []row, until string, atMost time.Duration) []row {
 var (
 	aTokenRequest = "a token request"
 	aNewToken     = "a new token"
+	theLock       = "the lock"
+	lockAway      = "the lock, without which it goes on then"
 )
 
 // faultTable is what happens when something fails. The test of it drives each
@@ -128,18 +132,18 @@ var faultTable = []fault{
 		rows: []row{
 			{plainGrant, [3]cell{
 				valid:   served().asks(1).logs("info", "token renewed", ""),
-				expired: served().after("the lock, and goes on without it", 3*time.Second).asks(1),
-				none:    served().after("the lock, and goes on without it", 3*time.Second).asks(1),
+				expired: served().after(lockAway, 3*time.Second).asks(1),
+				none:    served().after(lockAway, 3*time.Second).asks(1),
 			}},
 			{rotatingGrant, [3]cell{
 				valid:   served().asksBy(1, "refresh_token").logs("info", "token renewed", ""),
-				expired: served().after("the lock", 12*time.Second).asksBy(1, "refresh_token"),
-				none:    served().after("the lock, and goes on without it", 3*time.Second).asksBy(1, "client_credentials"),
+				expired: served().after(lockAway, 3*time.Second).asksBy(1, "client_credentials"),
+				none:    served().after(lockAway, 3*time.Second).asksBy(1, "client_credentials"),
 			}},
 			{refreshGrant, [3]cell{
 				valid:   served().asksBy(1, "refresh_token").logs("info", "token renewed", ""),
-				expired: served().after("the lock", 12*time.Second).asksBy(1, "refresh_token"),
-				none:    served().after("the lock", 12*time.Second).asksBy(1, "refresh_token"),
+				expired: served().after(theLock, 12*time.Second).asksBy(1, "refresh_token"),
+				none:    served().after(theLock, 12*time.Second).asksBy(1, "refresh_token"),
 			}},
 		},
 	},
@@ -155,7 +159,7 @@ var faultTable = []fault{
 			close(tr.release)
 			tr.control.Set(tr.name, nil)
 		},
-		rows: withoutStorage("the storage and a token request", 6*time.Second),
+		rows: neverRead(withoutStorage("the storage and a token request", 4*time.Second)),
 	},
 	{
 		section: ofStorage, word: "unreadable", title: "returns garbage",
@@ -174,9 +178,9 @@ var faultTable = []fault{
 				none:    served().after(aTokenRequest, 2*time.Second).asks(1),
 			}},
 			{refreshGrant, [3]cell{
-				valid:   served().asks(0),
-				expired: failed(http.StatusBadGateway).asks(0).logs("error", noTokenIs, ""),
-				none:    failed(http.StatusBadGateway).asks(0).logs("error", noTokenIs, ""),
+				valid:   served().asks(0).logs("warn", present, anew),
+				expired: failed(http.StatusBadGateway).asks(0).logs("error", ended, anew),
+				none:    failed(http.StatusBadGateway).asks(0).logs("error", noTokenIs, anew),
 			}},
 		},
 	},
@@ -247,31 +251,20 @@ var faultTable = []fault{
 		section: ofProcess, word: "intent", title: "with its intent stored",
 		about: "It was about to send the refresh token, and has not.",
 		at:    intentStored,
-		rows:  lockLeftWithIntent(),
+		rows:  intentAlone(),
 	},
 	{
 		section: ofProcess, word: "sent", title: "with the token request sent",
 		about: "The provider has read it and not done anything yet.",
 		at:    requestSent,
-		rows:  lockLeft(),
+		rows:  intentLeft(),
 	},
 	{
 		section: ofProcess, word: "answered", title: "with the answer and before it is stored",
-		about: "The refresh token is spent, and its successor lost: no client can prevent that.",
-		at:    answerThere,
-		rows: []row{
-			{plainGrant, restarted("the lock, and goes on without it", 3*time.Second, "client_credentials")},
-			{rotatingGrant, [3]cell{
-				valid:   served().asksBy(2, "refresh_token, client_credentials").spendsTwice(1),
-				expired: served().after("the lock", 12*time.Second).asksBy(2, "refresh_token, client_credentials").spendsTwice(1),
-				none:    served().after("the lock, and goes on without it", 3*time.Second).asksBy(1, "client_credentials"),
-			}},
-			{refreshGrant, [3]cell{
-				valid:   served().asksBy(1, "refresh_token").spendsTwice(1).logs("warn", present, "invalid_grant"),
-				expired: failed(http.StatusBadGateway).after("the lock", 12*time.Second).asksBy(1, "refresh_token").spendsTwice(1).logs("error", noTokenIs, "invalid_grant"),
-				none:    failed(http.StatusBadGateway).after("the lock", 12*time.Second).asksBy(1, "refresh_token").spendsTwice(1).logs("error", noTokenIs, "invalid_grant"),
-			}},
-		},
+		about: "A refresh token is spent then, and its successor lost: no client can prevent that. " +
+			"Where the grant begins with a refresh token, a person must authorize again.",
+		at:   answerThere,
+		rows: answerLost(),
 	},
 	{
 		section: ofProcess, word: "stored", title: "with the new token stored and the lock not given back",
@@ -333,19 +326,51 @@ func restartedWith(cells [3]cell, h holding, c cell) [3]cell {
 	return cells
 }
 
+// neverRead is withoutStorage where a refresh token is configured which an
+// earlier process may have spent.
+func neverRead(rows []row) []row {
+	rows[2].cells[none] = failed(http.StatusServiceUnavailable).after("the storage", 4*time.Second).asks(0).
+		logs("error", noTokenIs, "the storage fails, so that a refresh token might be spent twice")
+	return rows
+}
+
+// lockLeft is what comes of a lock that nobody gives back, but for the storage.
 func lockLeft() []row {
 	return []row{
-		{plainGrant, restarted("the lock, and goes on without it", 3*time.Second, "client_credentials")},
-		{rotatingGrant, restartedWith(restarted("the lock", 12*time.Second, "refresh_token"), none,
-			served().after("the lock, and goes on without it", 3*time.Second).asksBy(1, "client_credentials"))},
-		{refreshGrant, restarted("the lock", 12*time.Second, "refresh_token")},
+		{plainGrant, restarted(lockAway, 3*time.Second, "client_credentials")},
+		{rotatingGrant, [3]cell{
+			valid:   served().asksBy(1, "refresh_token").logs("info", "token renewed", ""),
+			expired: served().after(lockAway, 3*time.Second).asksBy(1, "client_credentials"),
+			none:    served().after(lockAway, 3*time.Second).asksBy(1, "client_credentials"),
+		}},
+		{refreshGrant, restarted(theLock, 12*time.Second, "refresh_token")},
 	}
 }
 
-func lockLeftWithIntent() []row {
+// intentLeft is lockLeft where the storage also says that somebody may have
+// spent the refresh token: who has a valid token waits for what comes of that.
+func intentLeft() []row {
 	rows := lockLeft()
+	rows[1].cells[valid] = served().asksBy(1, "client_credentials").logs("info", "token renewed", "")
+	rows[2].cells[valid] = served().asks(0).logs("warn", present, busy)
+	return rows
+}
+
+// intentAlone is intentLeft for those who have an intent.
+func intentAlone() []row {
+	rows := intentLeft()
 	nothing := "This grant spends nothing, so there is no intent."
 	rows[0].cells = [3]cell{absent(nothing), absent(nothing), absent(nothing)}
 	rows[1].cells[none] = absent("There is no refresh token yet, so there is no intent.")
+	return rows
+}
+
+// answerLost is intentLeft where the refresh token was spent indeed.
+func answerLost() []row {
+	rows := intentLeft()
+	for _, h := range []holding{expired, none} {
+		rows[2].cells[h] = failed(http.StatusBadGateway).after(theLock, 12*time.Second).asksBy(1, "refresh_token").spendsTwice(1).
+			logs("error", noTokenIs, "invalid_grant")
+	}
 	return rows
 }

@@ -156,11 +156,16 @@ func (tr *trial) eventually(within time.Duration, what string, condition func() 
 	return true
 }
 
+// held says whether the provider is to answer only when callers wait.
+func (tr *trial) held() bool {
+	return tr.fault.held && tr.holding != valid && tr.cell().most != 0
+}
+
 // prepare is what is done before Caddy starts.
 func (tr *trial) prepare() (release func()) {
 	release = func() {}
 	if tr.holding == none {
-		if tr.fault.held {
+		if tr.held() {
 			release = tr.holdBack()
 		}
 		tr.fault.strike(tr)
@@ -175,7 +180,7 @@ func (tr *trial) run(release func()) {
 			return
 		}
 		tr.asked, tr.lines = tr.p.Count(), len(tr.sourceLines())
-		if tr.fault.held && tr.holding == expired {
+		if tr.held() {
 			release = tr.holdBack()
 		}
 		tr.fault.strike(tr)
@@ -206,7 +211,7 @@ func (tr *trial) call(release func()) {
 	for range callers {
 		go func() { answers <- tr.ask() }()
 	}
-	if tr.fault.held && tr.holding != valid {
+	if tr.held() {
 		tr.eventually(30*time.Second, "the callers wait", func() bool { return tr.underWay() == callers })
 	}
 	release()
@@ -387,7 +392,7 @@ func (tr *trial) checkProvider() {
 func (tr *trial) checkLog() {
 	want := tr.cell()
 	for _, e := range want.log {
-		tr.eventually(30*time.Second, fmt.Sprintf("the log says %s %q %q", e.level, e.message, e.reason), func() bool {
+		tr.eventually(60*time.Second, fmt.Sprintf("the log says %s %q %q", e.level, e.message, e.reason), func() bool {
 			return tr.count(e.level, e.message, e.reason) > 0
 		})
 	}

@@ -139,14 +139,15 @@ func keysOf[V any](m map[*trial]V) []*trial {
 // readStored returns a stored file of the source, or nil if there is none.
 func (tr *trial) readStored(name string) []byte {
 	tr.t.Helper()
-	for _, path := range tr.control.Files(tr.name, name) {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			tr.errorf("%v", err)
-		}
-		return text
+	paths := tr.control.Files(tr.name, name)
+	if len(paths) == 0 {
+		return nil
 	}
-	return nil
+	text, err := os.ReadFile(paths[0])
+	if err != nil {
+		tr.errorf("%v", err)
+	}
+	return text
 }
 
 // writeStored puts something else into a stored file.
