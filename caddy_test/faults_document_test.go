@@ -39,12 +39,32 @@ func document() string {
 	for _, f := range faultTable {
 		if f.section != last {
 			last = f.section
-			fmt.Fprintf(&b, "## %s\n\n%s\n\n", last, sectionAbout[last])
+			fmt.Fprintf(&b, "## %s\n\n%s\n\n", last, wrapped(sectionAbout[last]))
 		}
-		fmt.Fprintf(&b, "### %s\n\n%s\n\n", f.heading(), f.about)
+		fmt.Fprintf(&b, "### %s\n\n%s\n\n", f.heading(), wrapped(f.about))
 		f.write(&b)
 	}
 	return strings.TrimRight(b.String(), "\n") + "\n"
+}
+
+// wrapped breaks a paragraph into lines.
+func wrapped(text string) string {
+	var b strings.Builder
+	width := 0
+	for word := range strings.FieldsSeq(text) {
+		switch {
+		case width == 0:
+		case width+1+len(word) > 120:
+			b.WriteByte('\n')
+			width = 0
+		default:
+			b.WriteByte(' ')
+			width++
+		}
+		b.WriteString(word)
+		width += len(word)
+	}
+	return b.String()
 }
 
 // sectionAbout is what is checked of each fault of a section.
