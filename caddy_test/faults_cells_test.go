@@ -43,9 +43,10 @@ type fault struct {
 	title   string
 	about   string // what is done here, in one sentence
 
-	options string // of the source
-	body    int    // bytes that callers send
-	held    bool   // where there is no valid token, the provider answers only when callers wait
+	options string        // of the source
+	lives   time.Duration // how long tokens live that are to end; 0: expiredLifetime
+	body    int           // bytes that callers send
+	held    bool          // where there is no valid token, the provider answers only when callers wait
 
 	strike func(*trial) // from now on it fails
 	lift   func(*trial) // it works again; nil: it never does

@@ -63,6 +63,7 @@ var faultTable = []fault{
 		section: ofProvider, word: "hangs", title: "hangs",
 		about:   "It reads the token request and never answers. `timeout` is 2 s here.",
 		options: "timeout 2s",
+		lives:   15 * time.Second, // callers wait for pauses that are short because tokens live for seconds
 		strike:  intercepts(hang), lift: works,
 		rows: waiting(passing("HOST: no complete answer in time"), "`timeout`", 2*time.Second),
 	},
@@ -91,6 +92,7 @@ var faultTable = []fault{
 	{
 		section: ofProvider, word: "invalid_grant", title: "answers `invalid_grant`",
 		about:  "It rejects the grant itself, for good: it is not asked again until a secret or the configuration changes.",
+		lives:  6 * time.Second,
 		strike: intercepts(provider.Fail(400, "invalid_grant")),
 		rows: []row{{plainGrant, [3]cell{
 			valid:   served().asks(1).logs("warn", present, "HTTP status 400, invalid_grant"),
@@ -165,6 +167,7 @@ var faultTable = []fault{
 		section: ofStorage, word: "unreadable", title: "returns garbage",
 		about:  "What is read where the token should be is no record.",
 		held:   true,
+		lives:  6 * time.Second,
 		strike: stores(faultstorage.Garbage("\x00\xffgarbage{")), lift: storesAgain,
 		rows: []row{
 			{plainGrant, [3]cell{

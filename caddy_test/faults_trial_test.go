@@ -2,6 +2,7 @@ package caddy_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -65,7 +66,7 @@ func newTrial(t *testing.T, control *faultstorage.Control, f fault, r row, h hol
 		case valid:
 			k.Lifetime = validLifetime
 		case expired:
-			k.Lifetime = expiredLifetime
+			k.Lifetime = cmp.Or(f.lives, expiredLifetime)
 		case none:
 		}
 	})

@@ -223,7 +223,7 @@ func TestWhereTheStorageFailsServingGoesOnFromMemory(t *testing.T) {
 	for _, tr := range all {
 		tr.eventually(30*time.Second, "the token is stored", func() bool { return tr.storedToken() != "" })
 		tr.control.Set(tr.name, rules[tr.fault.word])
-		tr.asked = tr.p.Count()
+		tr.asked, tr.lines = tr.p.Count(), len(tr.sourceLines())
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -258,6 +258,7 @@ func TestWhereTheStorageFailsServingGoesOnFromMemory(t *testing.T) {
 	}
 	stop()
 	asking.Wait()
+	os.WriteFile("/tmp/h3-caddy1.log", []byte(c.Log()), 0o600)
 	for _, tr := range all {
 		if n := tr.p.Reused(); n != 0 {
 			tr.errorf("%d refresh tokens were spent twice", n)

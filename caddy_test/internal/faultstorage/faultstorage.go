@@ -52,7 +52,7 @@ func (o Operation) Source() string {
 		name, _, _ = strings.Cut(name, "/")
 		return name
 	}
-	if name, ok := strings.CutPrefix(o.Key, "token_source_"); ok {
+	if name, ok := strings.CutPrefix(o.Key, "token_sources_"); ok {
 		return name[:max(0, strings.LastIndexByte(name, '_'))]
 	}
 	return ""
@@ -167,7 +167,7 @@ func (c *Control) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // Full is a disk on which nothing can be written.
 func Full(_ context.Context, o Operation) Verdict {
-	if o.Op == "store" || o.Op == "lock" {
+	if !o.After && (o.Op == "store" || o.Op == "lock") {
 		return Verdict{Errno: syscall.ENOSPC}
 	}
 	return Verdict{}
@@ -177,7 +177,9 @@ func Full(_ context.Context, o Operation) Verdict {
 func ReadOnly(_ context.Context, o Operation) Verdict {
 	switch o.Op {
 	case "store", "delete", "lock", "unlock":
-		return Verdict{Errno: syscall.EROFS}
+		if !o.After {
+			return Verdict{Errno: syscall.EROFS}
+		}
 	}
 	return Verdict{}
 }
