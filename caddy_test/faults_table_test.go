@@ -13,7 +13,7 @@ const (
 	present   = "token not renewed, the present one is served"
 	noTokenIs = "no token"
 	ended     = "the token has ended, and there is no other"
-	anew      = "to begin anew, put a new refresh token in its place and remove that entry"
+	anew      = "to begin anew, configure a new refresh token and remove that entry"
 	busy      = "another node has not ended its renewal"
 	unstored  = "the token could not be stored; it is kept in memory and storing is tried again"
 )
@@ -41,7 +41,7 @@ var (
 	aTokenRequest = "a token request"
 	aNewToken     = "a new token"
 	theLock       = "the lock"
-	lockAway      = "the lock, without which it goes on then"
+	theIntent     = "what the killed process had meant to do"
 )
 
 // faultTable is what happens when something fails. The test of it drives each
@@ -129,25 +129,9 @@ var faultTable = []fault{
 	},
 	{
 		section: ofStorage, word: "deadlock", title: "has the lock of a dead process",
-		about:  "Another process was killed a moment ago while it held the source's lock. Caddy's file storage breaks it after 10 s.",
+		about:  "Another process was killed a moment ago while it held the source's lock.",
 		strike: func(tr *trial) { tr.control.Set(tr.name, tr.control.DeadLock()) }, lift: storesAgain,
-		rows: []row{
-			{plainGrant, [3]cell{
-				valid:   served().asks(1).logs("info", "token renewed", ""),
-				expired: served().after(lockAway, 3*time.Second).asks(1),
-				none:    served().after(lockAway, 3*time.Second).asks(1),
-			}},
-			{rotatingGrant, [3]cell{
-				valid:   served().asksBy(1, "refresh_token").logs("info", "token renewed", ""),
-				expired: served().after(lockAway, 3*time.Second).asksBy(1, "client_credentials"),
-				none:    served().after(lockAway, 3*time.Second).asksBy(1, "client_credentials"),
-			}},
-			{refreshGrant, [3]cell{
-				valid:   served().asksBy(1, "refresh_token").logs("info", "token renewed", ""),
-				expired: served().after(theLock, 12*time.Second).asksBy(1, "refresh_token"),
-				none:    served().after(theLock, 12*time.Second).asksBy(1, "refresh_token"),
-			}},
-		},
+		rows: lockLeft(),
 	},
 	{
 		section: ofStorage, word: "hanging", title: "hangs",
@@ -246,7 +230,7 @@ var faultTable = []fault{
 	},
 	{
 		section: ofProcess, word: "locked", title: "with the lock",
-		about: "Caddy's file storage breaks the lock after 10 s.",
+		about: "The lock is left behind. Nobody waits for a lock longer than 2 s: what must not happen twice is safe without it.",
 		at:    withLock,
 		rows:  lockLeft(),
 	},
@@ -337,25 +321,27 @@ func neverRead(rows []row) []row {
 	return rows
 }
 
-// lockLeft is what comes of a lock that nobody gives back, but for the storage.
+// lockLeft is what comes of a lock that nobody gives back.
 func lockLeft() []row {
 	return []row{
-		{plainGrant, restarted(lockAway, 3*time.Second, "client_credentials")},
-		{rotatingGrant, [3]cell{
-			valid:   served().asksBy(1, "refresh_token").logs("info", "token renewed", ""),
-			expired: served().after(lockAway, 3*time.Second).asksBy(1, "client_credentials"),
-			none:    served().after(lockAway, 3*time.Second).asksBy(1, "client_credentials"),
-		}},
-		{refreshGrant, restarted(theLock, 12*time.Second, "refresh_token")},
+		{plainGrant, restarted(theLock, 2*time.Second, "client_credentials")},
+		{rotatingGrant, restartedWith(restarted(theLock, 2*time.Second, "refresh_token"), none,
+			served().after(theLock, 2*time.Second).asksBy(1, "client_credentials"))},
+		{refreshGrant, restarted(theLock, 2*time.Second, "refresh_token")},
 	}
 }
 
 // intentLeft is lockLeft where the storage also says that somebody may have
-// spent the refresh token: who has a valid token waits for what comes of that.
+// spent the refresh token: who has a valid token waits for what comes of that,
+// and who has another grant uses that one.
 func intentLeft() []row {
 	rows := lockLeft()
 	rows[1].cells[valid] = served().asksBy(1, "client_credentials").logs("info", "token renewed", "")
+	rows[1].cells[expired] = served().after(theIntent, 4*time.Second).asksBy(1, "client_credentials")
 	rows[2].cells[valid] = served().asks(0).logs("warn", present, busy)
+	for _, h := range []holding{expired, none} {
+		rows[2].cells[h] = served().after(theIntent, 11*time.Second).asksBy(1, "refresh_token")
+	}
 	return rows
 }
 
@@ -372,7 +358,7 @@ func intentAlone() []row {
 func answerLost() []row {
 	rows := intentLeft()
 	for _, h := range []holding{expired, none} {
-		rows[2].cells[h] = failed(http.StatusBadGateway).after(theLock, 12*time.Second).asksBy(1, "refresh_token").spendsTwice(1).
+		rows[2].cells[h] = failed(http.StatusBadGateway).after(theIntent, 11*time.Second).asksBy(1, "refresh_token").spendsTwice(1).
 			logs("error", noTokenIs, "invalid_grant")
 	}
 	return rows
