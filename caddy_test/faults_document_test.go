@@ -71,8 +71,10 @@ func wrapped(text string) string {
 var sectionAbout = map[section]string{
 	ofProvider: "The grant is `client_credentials`. When the provider works again, callers are served again without anybody's help, " +
 		"except where it says otherwise.",
-	ofStorage: "A source without a working storage goes on from memory. When the storage works again the token is stored, without " +
-		"anybody's help. A refresh token that rotates is spent without a storage only where there is no other grant.",
+	ofStorage: "The storage is one that is configured, so that other nodes may have it. A source whose storage fails goes on from " +
+		"memory, and the token is stored when the storage works again, without anybody's help. A refresh token that rotates is not " +
+		"spent meanwhile: where there is another grant, that is used. (With the storage that Caddy uses by itself, which is a folder of " +
+		"this machine, `refresh_token` alone goes on from memory as well.)",
 	ofUpstream: "The grant is `client_credentials`. Where there is no valid token, callers wait for one first, and that is one of the " +
 		"token requests.",
 	ofProcess: "Killed with SIGKILL at a step of a renewal, and started again at once. The table says what callers get after that, and " +

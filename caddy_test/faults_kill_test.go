@@ -87,13 +87,19 @@ func (b *barrier) assertThere(all []*trial) {
 	}
 }
 
+// killing bounds how many Caddies are brought to a step at once.
+var killing = make(chan struct{}, 2)
+
 // runKill brings all sources of a fault to the step, kills Caddy there and
 // starts it again. On a machine that is too busy to bring all of them there at
 // once it begins again.
 func runKill(t *testing.T, f fault) {
 	for range 5 {
 		all := trials(t, faultstorage.New(t), func(other fault) bool { return other.word == f.word })
-		if kill(t, f.at, all) {
+		killing <- struct{}{}
+		killed := kill(t, f.at, all)
+		<-killing
+		if killed {
 			watchRestart(t, all)
 			return
 		}

@@ -15,6 +15,7 @@ const (
 	ended     = "the token has ended, and there is no other"
 	anew      = "to begin anew, configure a new refresh token and remove that entry"
 	busy      = "another node has not ended its renewal"
+	unsafe    = "the storage fails, so that a refresh token might be spent twice"
 	unstored  = "the token could not be stored; it is kept in memory and storing is tried again"
 )
 
@@ -145,7 +146,7 @@ var faultTable = []fault{
 			close(tr.release)
 			tr.control.Set(tr.name, nil)
 		},
-		rows: neverRead(withoutStorage("the storage and a token request", 4*time.Second)),
+		rows: hanging(withoutStorage("the storage and a token request", 4*time.Second)),
 	},
 	{
 		section: ofStorage, word: "unreadable", title: "returns garbage",
@@ -283,20 +284,31 @@ func stores(rule faultstorage.Rule) func(*trial) {
 func storesAgain(tr *trial) { tr.control.Set(tr.name, nil) }
 
 // withoutStorage is what comes of a storage that takes nothing: serving goes on
-// from memory.
+// from memory. Only a refresh token that is all there is waits for the storage,
+// which other nodes may have.
 func withoutStorage(until string, atMost time.Duration) []row {
-	cells := func(by, first string) [3]cell {
-		return [3]cell{
-			valid:   served().asksBy(1, by).logs("warn", unstored, "").logs("info", "token renewed", ""),
-			expired: served().after(until, atMost).asksBy(1, by).logs("warn", unstored, ""),
-			none:    served().after(until, atMost).asksBy(1, first).logs("warn", unstored, ""),
-		}
+	cells := [3]cell{
+		valid:   served().asksBy(1, "client_credentials").logs("warn", unstored, "").logs("info", "token renewed", ""),
+		expired: served().after(until, atMost).asksBy(1, "client_credentials").logs("warn", unstored, ""),
+		none:    served().after(until, atMost).asksBy(1, "client_credentials").logs("warn", unstored, ""),
 	}
 	return []row{
-		{plainGrant, cells("client_credentials", "client_credentials")},
-		{rotatingGrant, cells("client_credentials", "client_credentials")},
-		{refreshGrant, cells("refresh_token", "refresh_token")},
+		{plainGrant, cells},
+		{rotatingGrant, cells},
+		{refreshGrant, [3]cell{
+			valid:   served().asks(0).logs("warn", present, unsafe),
+			expired: failed(http.StatusServiceUnavailable).asks(0).logs("error", noTokenIs, unsafe),
+			none:    failed(http.StatusServiceUnavailable).asks(0).logs("error", noTokenIs, unsafe),
+		}},
 	}
+}
+
+// hanging is withoutStorage where it takes time to see that.
+func hanging(rows []row) []row {
+	for _, h := range []holding{expired, none} {
+		rows[2].cells[h] = rows[2].cells[h].after("the storage", 2*time.Second)
+	}
+	return rows
 }
 
 // restarted is what comes of a Caddy that starts again after it was killed.
@@ -311,14 +323,6 @@ func restarted(until string, atMost time.Duration, by string) [3]cell {
 func restartedWith(cells [3]cell, h holding, c cell) [3]cell {
 	cells[h] = c
 	return cells
-}
-
-// neverRead is withoutStorage where a refresh token is configured which an
-// earlier process may have spent.
-func neverRead(rows []row) []row {
-	rows[2].cells[none] = failed(http.StatusServiceUnavailable).after("the storage", 4*time.Second).asks(0).
-		logs("error", noTokenIs, "the storage fails, so that a refresh token might be spent twice")
-	return rows
 }
 
 // lockLeft is what comes of a lock that nobody gives back.

@@ -67,7 +67,9 @@ func startTrials(t *testing.T, all []*trial) *harness.Caddy {
 		options = append(options, tr.options()...)
 	}
 	text, url := caddyfile(t, sources.String(), "log\n"+sites.String())
-	text = strings.Replace(text, "{{globals}}", "{{globals}}\n\t{{storage}}", 1)
+	if !all[0].own {
+		text = strings.Replace(text, "{{globals}}", "{{globals}}\n\t{{storage}}", 1)
+	}
 	c := all[0].control.Caddy(t, text, options...)
 	for _, tr := range all {
 		tr.c, tr.url = c, url+"/"+tr.name

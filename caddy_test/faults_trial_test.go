@@ -34,6 +34,7 @@ type trial struct {
 	release chan struct{} // of a storage that hangs
 	token   string        // the refresh token that is configured
 	global  string        // an option of token_sources
+	own     bool          // the storage is the one that Caddy uses by itself
 
 	c   *harness.Caddy
 	url string

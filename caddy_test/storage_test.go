@@ -215,7 +215,7 @@ func TestWhereTheStorageFailsServingGoesOnFromMemory(t *testing.T) {
 	rules := map[string]faultstorage.Rule{"full": faultstorage.Full, "readonly": faultstorage.ReadOnly, "hanging": faultstorage.Hang(release)}
 	var all []*trial
 	for word := range rules {
-		for _, g := range []grant{plainGrant, rotatingGrant, refreshGrant} {
+		for _, g := range []grant{plainGrant, rotatingGrant} {
 			all = append(all, newTrial(t, control, fault{word: word, title: word}, row{grant: g}, expired))
 		}
 	}
@@ -258,7 +258,6 @@ func TestWhereTheStorageFailsServingGoesOnFromMemory(t *testing.T) {
 	}
 	stop()
 	asking.Wait()
-	os.WriteFile("/tmp/h3-caddy1.log", []byte(c.Log()), 0o600)
 	for _, tr := range all {
 		if n := tr.p.Reused(); n != 0 {
 			tr.errorf("%d refresh tokens were spent twice", n)
@@ -338,6 +337,47 @@ func TestANodeWithoutAStorageDoesNotSpendTheRefreshTokenOfAll(t *testing.T) {
 	if got := tryToAsk(firstURL); got.status != http.StatusOK {
 		tr.errorf("the first node answered %d %q at the end", got.status, got.body)
 	}
+	if n := tr.p.Reused(); n != 0 {
+		tr.errorf("%d refresh tokens were spent twice", n)
+	}
+}
+
+// TestARefreshTokenAloneGoesOnFromMemoryWhereNobodyElseHasIt has the storage
+// that Caddy uses by itself, and a folder in it that cannot be used.
+func TestARefreshTokenAloneGoesOnFromMemoryWhereNobodyElseHasIt(t *testing.T) {
+	t.Parallel()
+	control := faultstorage.New(t)
+	tr := newTrial(t, control, fault{word: "alone", title: "alone"}, row{grant: refreshGrant}, expired)
+	tr.own = true
+	c := startTrials(t, []*trial{tr})
+	control.Root = filepath.Join(c.Dir, "data", "caddy")
+	folder := filepath.Join(control.Root, "token_sources", tr.name)
+	tr.eventually(30*time.Second, "the token is stored", func() bool { return tr.storedToken() != "" })
+	if err := os.Rename(folder, folder+".away"); err != nil {
+		t.Fatal(err)
+	}
+	harness.WriteFile(t, filepath.Dir(folder), tr.name, "a file where a folder should be")
+	tr.asked = tr.p.Count()
+	for tr.p.Count() < tr.asked+4 {
+		if got := tryToAsk(tr.url); got.status != http.StatusOK {
+			tr.errorf("answered %d %q while the storage fails", got.status, got.body)
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if tr.count("warn", unstored, "") == 0 {
+		tr.errorf("the log does not say that the token could not be stored")
+	}
+	if err := os.Remove(folder); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(folder+".away", folder); err != nil {
+		t.Fatal(err)
+	}
+	tr.p.Set(func(k *provider.Knobs) { k.Lifetime = time.Hour })
+	tr.eventually(90*time.Second, "the token is stored again", func() bool {
+		return tryToAsk(tr.url).status == http.StatusOK && tr.storedToken() == tr.sentToken()
+	})
 	if n := tr.p.Reused(); n != 0 {
 		tr.errorf("%d refresh tokens were spent twice", n)
 	}
