@@ -69,7 +69,6 @@ func (o Operation) OfIntent() bool { return strings.Contains(o.Key, "/intent-") 
 type Verdict struct {
 	Errno syscall.Errno // it fails
 	Value []byte        // what is loaded instead of what is there
-	Block bool          // it waits until its context has ended
 }
 
 // Rule decides about operations. It may wait, but no longer than the context

@@ -56,13 +56,12 @@ type operation struct {
 type verdict struct {
 	Errno syscall.Errno
 	Value []byte
-	Block bool
 }
 
 // ask asks the test, for as long as it takes: it does not end with the context,
 // as an operation of a file system that hangs does not. Where the test is over,
 // everything works.
-func (c *controlled) ask(ctx context.Context, op, key string, after bool) (verdict, error) {
+func (c *controlled) ask(op, key string, after bool) (verdict, error) {
 	question, _ := json.Marshal(operation{os.Getpid(), op, key, after})
 	resp, err := http.Post(c.control, "application/json", bytes.NewReader(question))
 	if err != nil {
@@ -73,10 +72,6 @@ func (c *controlled) ask(ctx context.Context, op, key string, after bool) (verdi
 	if json.NewDecoder(resp.Body).Decode(&v) != nil {
 		return verdict{}, nil
 	}
-	if v.Block {
-		<-ctx.Done()
-		return verdict{}, ctx.Err()
-	}
 	if v.Errno != 0 {
 		return verdict{}, &os.PathError{Op: op, Path: c.files.Filename(key), Err: v.Errno}
 	}
@@ -85,25 +80,25 @@ func (c *controlled) ask(ctx context.Context, op, key string, after bool) (verdi
 
 // around does an operation between two questions. Where its value is given by
 // the test, it is not done.
-func (c *controlled) around(ctx context.Context, op, key string, do func() error) ([]byte, error) {
-	v, err := c.ask(ctx, op, key, false)
+func (c *controlled) around(op, key string, do func() error) ([]byte, error) {
+	v, err := c.ask(op, key, false)
 	if err != nil || v.Value != nil {
 		return v.Value, err
 	}
 	if err := do(); err != nil {
 		return nil, err
 	}
-	_, err = c.ask(ctx, op, key, true)
+	_, err = c.ask(op, key, true)
 	return nil, err
 }
 
 func (c *controlled) Lock(ctx context.Context, name string) error {
-	_, err := c.around(ctx, "lock", name, func() error { return c.files.Lock(ctx, name) })
+	_, err := c.around("lock", name, func() error { return c.files.Lock(ctx, name) })
 	return err
 }
 
 func (c *controlled) TryLock(ctx context.Context, name string) (locked bool, err error) {
-	_, err = c.around(ctx, "lock", name, func() (err error) {
+	_, err = c.around("lock", name, func() (err error) {
 		locked, err = c.files.TryLock(ctx, name)
 		return err
 	})
@@ -111,17 +106,17 @@ func (c *controlled) TryLock(ctx context.Context, name string) (locked bool, err
 }
 
 func (c *controlled) Unlock(ctx context.Context, name string) error {
-	_, err := c.around(ctx, "unlock", name, func() error { return c.files.Unlock(ctx, name) })
+	_, err := c.around("unlock", name, func() error { return c.files.Unlock(ctx, name) })
 	return err
 }
 
 func (c *controlled) Store(ctx context.Context, key string, value []byte) error {
-	_, err := c.around(ctx, "store", key, func() error { return c.files.Store(ctx, key, value) })
+	_, err := c.around("store", key, func() error { return c.files.Store(ctx, key, value) })
 	return err
 }
 
 func (c *controlled) Load(ctx context.Context, key string) (value []byte, err error) {
-	given, err := c.around(ctx, "load", key, func() (err error) {
+	given, err := c.around("load", key, func() (err error) {
 		value, err = c.files.Load(ctx, key)
 		return err
 	})
@@ -132,12 +127,12 @@ func (c *controlled) Load(ctx context.Context, key string) (value []byte, err er
 }
 
 func (c *controlled) Delete(ctx context.Context, key string) error {
-	_, err := c.around(ctx, "delete", key, func() error { return c.files.Delete(ctx, key) })
+	_, err := c.around("delete", key, func() error { return c.files.Delete(ctx, key) })
 	return err
 }
 
 func (c *controlled) Exists(ctx context.Context, key string) (exists bool) {
-	_, _ = c.around(ctx, "exists", key, func() error {
+	_, _ = c.around("exists", key, func() error {
 		exists = c.files.Exists(ctx, key)
 		return nil
 	})
@@ -145,7 +140,7 @@ func (c *controlled) Exists(ctx context.Context, key string) (exists bool) {
 }
 
 func (c *controlled) List(ctx context.Context, prefix string, recursive bool) (keys []string, err error) {
-	_, err = c.around(ctx, "list", prefix, func() (err error) {
+	_, err = c.around("list", prefix, func() (err error) {
 		keys, err = c.files.List(ctx, prefix, recursive)
 		return err
 	})
@@ -153,7 +148,7 @@ func (c *controlled) List(ctx context.Context, prefix string, recursive bool) (k
 }
 
 func (c *controlled) Stat(ctx context.Context, key string) (info certmagic.KeyInfo, err error) {
-	_, err = c.around(ctx, "stat", key, func() (err error) {
+	_, err = c.around("stat", key, func() (err error) {
 		info, err = c.files.Stat(ctx, key)
 		return err
 	})
