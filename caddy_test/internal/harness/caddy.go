@@ -54,9 +54,10 @@ func Binary(tb testing.TB) string {
 	return build.path
 }
 
-// RemoveBinary removes what Binary has built. A package's TestMain calls it at
-// the end.
+// RemoveBinary removes what Binary and SharedBinaryWith have built. A package's
+// TestMain calls it at the end.
 func RemoveBinary() {
+	removeShared()
 	if build.path != "" && os.Getenv("INJECT_TOKEN_CADDY") == "" {
 		os.RemoveAll(filepath.Dir(build.path))
 	}

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 )
 
@@ -13,22 +16,74 @@ import (
 // would who adds a module of their own. It is removed when the test ends.
 func BinaryWith(tb testing.TB, source string) string {
 	tb.Helper()
-	dir := tb.TempDir()
-	WriteFile(tb, dir, "extra.go", source)
+	path, err := buildWith(tb.TempDir(), source)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
+
+// shared are the binaries of SharedBinaryWith, by their names.
+var shared struct {
+	mu    sync.Mutex // guards built
+	built map[string]sharedBinary
+}
+
+type sharedBinary struct {
+	dir, path string
+	err       error
+}
+
+// SharedBinaryWith is BinaryWith for several tests: it is built once for each
+// run of tests, and removed by RemoveBinary.
+func SharedBinaryWith(tb testing.TB, name, source string) string {
+	tb.Helper()
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	binary, built := shared.built[name]
+	if !built {
+		if binary.dir, binary.err = os.MkdirTemp("", "inject-token-caddy-"); binary.err == nil {
+			binary.path, binary.err = buildWith(binary.dir, source)
+		}
+		if shared.built == nil {
+			shared.built = make(map[string]sharedBinary)
+		}
+		shared.built[name] = binary
+	}
+	if binary.err != nil {
+		tb.Fatal(binary.err)
+	}
+	return binary.path
+}
+
+func removeShared() {
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	for _, binary := range shared.built {
+		os.RemoveAll(binary.dir)
+	}
+}
+
+// buildWith builds a caddy with one more file in its main package in a folder.
+func buildWith(dir, source string) (path string, err error) {
 	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{
 		filepath.Join(repository(), "cmd", "caddy", "extra.go"): filepath.Join(dir, "extra.go"),
 	}})
 	if err != nil {
-		tb.Fatal(err)
+		return "", err
 	}
-	WriteFile(tb, dir, "overlay.json", string(overlay))
-	path := filepath.Join(dir, "caddy")
+	for name, text := range map[string]string{"extra.go": source, "overlay.json": string(overlay)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			return "", err
+		}
+	}
+	path = filepath.Join(dir, "caddy")
 	cmd := exec.Command("go", "build", "-race", "-overlay", filepath.Join(dir, "overlay.json"), "-o", path, "./cmd/caddy")
 	cmd.Dir = repository()
 	if out, err := cmd.CombinedOutput(); err != nil {
-		tb.Fatalf("building caddy: %v\n%s", err, out)
+		return "", fmt.Errorf("building caddy: %w\n%s", err, out)
 	}
-	return path
+	return path, nil
 }
 
 // Executable runs another caddy than Binary's.

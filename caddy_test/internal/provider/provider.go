@@ -235,6 +235,19 @@ func (p *Provider) LastAPIRequest() *APIRequest {
 	return all[len(all)-1]
 }
 
+// LastExpiry returns when the last of the access tokens ends that were issued
+// so far.
+func (p *Provider) LastExpiry() (last time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range p.access {
+		if t.expires.After(last) {
+			last = t.expires
+		}
+	}
+	return last
+}
+
 // ExpiredSeen returns when requests came to the API with a token that had
 // expired.
 func (p *Provider) ExpiredSeen() []time.Time {
