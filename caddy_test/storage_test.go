@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"sync"
 	"testing"
 	"time"
@@ -315,12 +316,17 @@ func TestANodeWithoutAStorageDoesNotSpendTheRefreshTokenOfAll(t *testing.T) {
 
 	release := make(chan struct{})
 	hang := faultstorage.Hang(release)
+	// It is cut off when it begins a renewal: with a refresh token that it has
+	// spent, and not stored what came of it, nobody could help.
+	var isCut atomic.Bool
 	tr.control.Set(tr.name, func(ctx context.Context, o faultstorage.Operation) faultstorage.Verdict {
-		if o.PID == second.PID() {
-			return hang(ctx, o)
+		if o.PID != second.PID() || o.Op != "lock" && !isCut.Load() {
+			return faultstorage.Verdict{}
 		}
-		return faultstorage.Verdict{}
+		isCut.Store(true)
+		return hang(ctx, o)
 	})
+	tr.eventually(60*time.Second, "the second node begins a renewal", isCut.Load)
 	cut := time.Now()
 	for time.Since(cut) < 12*time.Second {
 		if got := tryToAsk(firstURL); got.status != http.StatusOK {
