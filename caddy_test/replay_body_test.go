@@ -114,7 +114,7 @@ func replayUploads(t *testing.T, rounds int, refuse http.HandlerFunc) {
 	text, url := caddyfile(t, sources.String(), "log\n"+routes.String())
 	port := itoa(harness.Port(t))
 	w := way{http: url, https: "https://localhost:" + port}
-	text = strings.Replace(text, "http://", w.https+", http://", 1)
+	text = strings.Replace(text, "\nhttp://", "\n"+w.https+", http://", 1)
 	c := harness.Start(t, text, withSecret(provider.ClientSecret))
 	w.awaitCertificate(t)
 	clients := w.clients(t)
@@ -267,7 +267,10 @@ func TestTrailersOfARequestSurviveAReplay(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				req.Trailer = http.Header{"X-Kept": {"yes"}, "Authorization": {"Bearer CALLER"}, "X-Api-Key": {"CALLER"}}
+				req.Trailer = http.Header{"X-Kept": {"yes"}, "X-Api-Key": {"CALLER"}}
+				if front == "HTTP/1.1" { // over HTTP/2 Go's server does not take it
+					req.Trailer.Set("Authorization", "Bearer CALLER")
+				}
 				resp, body := client.do(t, req)
 				if want := "the body <nil>, map[X-Kept:[yes]]"; resp.StatusCode != http.StatusOK || body != want {
 					t.Errorf("answered %d %.200s, want %s", resp.StatusCode, body, want)
