@@ -52,7 +52,7 @@ func BenchmarkReplayBuffer(b *testing.B) {
 func benchmarkUploads(b *testing.B, binary, site string, size int64, chunked bool) {
 	p := provider.New(b, provider.Dialect{})
 	text, url := caddyfile(b, crmSource(p, ""), site)
-	text = strings.Replace(text, "{{globals}}", "{{globals}}\n log {\n level WARN\n}", 1)
+	text = strings.Replace(text, "{{globals}}", "{{globals}}\n log {\n level INFO\n}", 1)
 	c := harness.Start(b, text, harness.Executable(binary), withSecret(provider.ClientSecret), harness.Env("GOGC=100"))
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, WriteBufferSize: 64 << 10}}
 	defer client.CloseIdleConnections()

@@ -487,8 +487,8 @@ func TestSourcesByRequestNeedAPattern(t *testing.T) {
 	for name, k := range map[string]struct {
 		site, says string
 	}{
-		"no pattern":                   {"inject_token tenant-{header.X-Tenant} 127.0.0.1:9001", "sources"},
-		"no pattern, the transport":    {"reverse_proxy 127.0.0.1:9001 {\n transport inject_token tenant-{header.X-Tenant}\n}", "sources"},
+		"no pattern":                {"inject_token tenant-{header.X-Tenant} 127.0.0.1:9001", "sources"},
+		"no pattern, the transport": {"reverse_proxy 127.0.0.1:9001 {\n transport inject_token tenant-{header.X-Tenant}\n}", "sources"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			i := newIssuer(t)
