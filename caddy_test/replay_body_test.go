@@ -3,6 +3,7 @@ package caddy_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -12,12 +13,17 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/caddytoken/inject-token/caddy_test/internal/harness"
 	"github.com/caddytoken/inject-token/caddy_test/internal/provider"
 )
+
+// Tests in this file in which a body is still read when the answer has been
+// given have no access log: Caddy's counts the bytes of the body without a lock,
+// also for a plain reverse_proxy.
 
 // bufferSize is the default of replay_buffer.
 const bufferSize = 64 << 10
@@ -148,7 +154,12 @@ func replayUploads(t *testing.T, rounds int, refuse http.HandlerFunc) {
 				}
 				length, sum := len(body), ""
 				if u.chunked {
-					length, sum = -1, fmt.Sprint(random.Uint64())
+					length = -1
+				}
+				if u.chunked && u.way == "h1" {
+					// Go's HTTP/2 server breaks off a connection on which trailers
+					// come for a stream that it has ended meanwhile.
+					sum = fmt.Sprint(random.Uint64())
 					req.Trailer = http.Header{"X-Sum": {sum}}
 				}
 				req.ContentLength = int64(length)
@@ -199,7 +210,14 @@ func (w way) awaitCertificate(t *testing.T) {
 // of every replay: an attempt that was given up still reads from the body.
 func TestAThousandUploadsThatWereRefusedBeforeTheyWereReadArriveWhole(t *testing.T) {
 	t.Parallel()
-	replayUploads(t, 1000/len(uploads), refuseLoudly)
+	var n atomic.Int64
+	replayUploads(t, 1000/len(uploads), func(w http.ResponseWriter, r *http.Request) {
+		if n.Add(1)%4 == 0 { // Go's own way: over HTTP/1.1 it waits for the body
+			refuseLoudly(w, r)
+			return
+		}
+		refuseEarly(w, r)
+	})
 }
 
 // TestUploadsThatWereRefusedWhenHalfReadArriveWhole refuses at a random point
@@ -208,7 +226,7 @@ func TestUploadsThatWereRefusedWhenHalfReadArriveWhole(t *testing.T) {
 	t.Parallel()
 	replayUploads(t, 12, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.CopyN(io.Discard, r.Body, rand.Int64N(bufferSize))
-		refuseLoudly(w, r)
+		refuseEarly(w, r)
 	})
 }
 
@@ -304,7 +322,7 @@ func TestARefusedUploadThatIsTooLargeIsPassedOnAndTheTokenRenewed(t *testing.T) 
 	api := &gate{valid: i.valid, next: digest, refuse: func(w http.ResponseWriter, r *http.Request) {
 		read, _ := strconv.ParseInt(r.URL.Query().Get("read"), 10, 64)
 		_, _ = io.CopyN(io.Discard, r.Body, read)
-		refuseLoudly(w, r)
+		refuseEarly(w, r)
 	}}
 	address := serve(t, api)
 	var sources, routes strings.Builder
@@ -314,7 +332,7 @@ func TestARefusedUploadThatIsTooLargeIsPassedOnAndTheTokenRenewed(t *testing.T) 
 			fmt.Fprintf(&routes, "inject_token /%s/%s %[1]s-%s %s%s\n", way, k.name, map[string]string{"h1": "", "h2": "h2c://"}[way], address)
 		}
 	}
-	text, url := caddyfile(t, sources.String(), "log\n"+routes.String())
+	text, url := caddyfile(t, sources.String(), routes.String())
 	harness.Start(t, strings.Replace(text, "{{globals}}", "{{globals}}\n servers {\n protocols h1 h2c\n}", 1), withSecret(provider.ClientSecret))
 	clients := way{http: url}.clients(t)
 	for _, k := range cases {
@@ -513,56 +531,159 @@ func TestLargeUploadsAreNotKept(t *testing.T) {
 }
 
 // TestACallerThatStallsGetsTheRefusal has callers that send the half of a body
-// and wait for an answer.
+// and wait for an answer. As with a plain reverse_proxy, one by HTTP/1.1 gets it
+// before it has sent all only where enable_full_duplex is set; and the end of an
+// answer that came over HTTP/2 waits for the body as well.
 func TestACallerThatStallsGetsTheRefusal(t *testing.T) {
 	t.Parallel()
 	const atMost = 20 * time.Second // promised: a few seconds
 	i := newIssuer(t)
-	api := &gate{valid: i.valid}
+	api := &gate{
+		valid: i.valid,
+		refuse: func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.CopyN(io.Discard, r.Body, 500)
+			time.Sleep(100 * time.Millisecond) // by then Caddy waits for more
+			refuseEarly(w, r)
+		},
+		next: func(w http.ResponseWriter, r *http.Request) { answerEarly(w, r, func(http.ResponseWriter, *http.Request) {}) },
+	}
 	address := serve(t, api)
-	cases := []string{"length", "length-h2", "chunked", "chunked-h2", "before"}
+	cases := []string{"h1-length", "h1-chunked", "h2-length", "h2-chunked"}
 	var sources, routes strings.Builder
 	for _, name := range cases {
-		sources.WriteString(i.source(name))
-		upstream := address
-		if strings.HasSuffix(name, "-h2") {
-			upstream = "h2c://" + address
+		for _, front := range []string{"http1", "h2c"} {
+			sources.WriteString(i.source(name + "-" + front))
+			upstream := address
+			if strings.HasPrefix(name, "h2") {
+				upstream = "h2c://" + address
+			}
+			fmt.Fprintf(&routes, "inject_token /%s/%s %[1]s-%[2]s %s\n", name, front, upstream)
 		}
-		fmt.Fprintf(&routes, "inject_token /%s %[1]s %s\n", name, upstream)
 	}
-	text, url := caddyfile(t, sources.String(), "log\n"+routes.String())
+	text, url := caddyfile(t, sources.String(), routes.String())
+	text = strings.Replace(text, "{{globals}}", "{{globals}}\n servers {\n protocols h1 h2c\n enable_full_duplex\n}", 1)
 	c := harness.Start(t, text, withSecret(provider.ClientSecret))
+	clients, refused := way{http: url}.clients(t), 0
 	for _, name := range cases {
-		t.Run(name, func(t *testing.T) {
-			warm(t, url+"/"+name)
-			i.revoke(name)
-			conn := dial(t, url)
-			framing, half := "Content-Length: 1000", strings.Repeat("x", 500)
-			if strings.HasPrefix(name, "chunked") {
-				framing, half = "Transfer-Encoding: chunked", "1f4\r\n"+half+"\r\n"
-			} else if name == "before" {
-				half = "" // not even the half
-			}
-			fmt.Fprintf(conn, "POST /%s HTTP/1.1\r\nHost: %s\r\n%s\r\n\r\n%s", name, strings.TrimPrefix(url, "http://"), framing, half)
-			began := time.Now()
-			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			body, err := io.ReadAll(resp.Body)
-			if err != nil {
-				t.Fatalf("the refusal is broken off: %v", err)
-			}
-			assertRefusedLoudly(t, name, resp, string(body), http.StatusUnauthorized)
-			if took := time.Since(began); took > atMost {
-				t.Errorf("the refusal was held back for %v", took)
-			}
-			conn.Close()
-			eventuallyServed(t, name, url+"/"+name)
-			if n := i.count(name); n != 2 {
-				t.Errorf("%d token requests, want 2", n)
-			}
-		})
+		for front, protocol := range map[string]string{"http1": "HTTP/1.1", "h2c": "h2c"} {
+			t.Run(name+" from "+protocol, func(t *testing.T) {
+				path := "/" + name + "/" + front
+				warm(t, url+path)
+				i.revoke(name + "-" + front)
+				began := time.Now()
+				resp := sendHalf(t, clients[protocol], path, strings.HasSuffix(name, "length"))
+				if resp.StatusCode == http.StatusOK {
+					return // Caddy was not waiting for more when the refusal came
+				}
+				refused++
+				text := make([]byte, len(refusedBody))
+				_, err := io.ReadFull(resp.Body, text)
+				took := time.Since(began)
+				if strings.HasPrefix(name, "h1") && err == nil {
+					_, err = io.Copy(io.Discard, resp.Body)
+				} else {
+					resp.Trailer = http.Header{"X-Refused-Trailer": {refusedMark}, "X-Refused-Late": {refusedMark}} // not yet
+				}
+				if err != nil {
+					t.Errorf("the refusal is broken off: %v", err)
+				}
+				assertRefusedLoudly(t, path, resp, string(text), http.StatusUnauthorized)
+				if took > atMost {
+					t.Errorf("the refusal was held back for %v", took)
+				}
+				eventuallyServed(t, path, url+path)
+				if n := i.count(name + "-" + front); n != 2 {
+					t.Errorf("%d token requests, want 2", n)
+				}
+			})
+		}
+	}
+	if refused < 4 {
+		t.Errorf("only %d of the callers were refused", refused)
+	}
+	c.Eventually(20*time.Second, "nobody is under way when the callers have left", func() bool { return underWay(t, c) == 0 })
+}
+
+// sendHalf sends a request with the half of its body, and returns the answer
+// that comes then.
+func sendHalf(t *testing.T, c client, path string, length bool) *http.Response {
+	t.Helper()
+	half := strings.Repeat("x", 500)
+	if c.major == 1 { // Go's client would not give the answer away before the other half
+		conn, framing := dial(t, c.base), "Content-Length: 1000"
+		if !length {
+			framing, half = "Transfer-Encoding: chunked", "1f4\r\n"+half+"\r\n"
+		}
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\n%s\r\n\r\n%s", path, strings.TrimPrefix(c.base, "http://"), framing, half)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp
+	}
+	body, sender := io.Pipe()
+	ctx := within(t, 30*time.Second)
+	context.AfterFunc(ctx, func() { sender.Close() })
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if length {
+		req.ContentLength = 1000
+	}
+	go fmt.Fprint(sender, half)
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { resp.Body.Close() })
+	return resp
+}
+
+// TestACallerThatStallsKeepsNobodyFromANewToken has callers that wait for an
+// answer in the middle of their body, where net/http gives none. When they go
+// on they get an answer that is whole.
+func TestACallerThatStallsKeepsNobodyFromANewToken(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t)
+	api := &gate{valid: i.valid, next: digest, refuse: refuseEarly}
+	address := serve(t, api)
+	text, url := caddyfile(t, i.source("h1")+i.source("h2"), fmt.Sprintf("inject_token /h1 h1 %[1]s\ninject_token /h2 h2 h2c://%[1]s", address))
+	c := harness.Start(t, text, withSecret(provider.ClientSecret))
+	for _, name := range []string{"h1", "h2"} {
+		for _, goesOn := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, goes on: %v", name, goesOn), func(t *testing.T) {
+				if goesOn { // the pause after the first refusal would be in the way of a second
+					warm(t, url+"/"+name)
+					i.revoke(name)
+				}
+				conn := dial(t, url)
+				fmt.Fprintf(conn, "POST /%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n%s", name, strings.TrimPrefix(url, "http://"), strings.Repeat("x", 500))
+				if !goesOn {
+					conn.Close()
+					return
+				}
+				eventuallyServed(t, name, url+"/"+name)
+				if n := i.count(name); n != 2 {
+					t.Errorf("%d token requests, want 2", n)
+				}
+				fmt.Fprint(conn, strings.Repeat("x", 500))
+				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, err := io.ReadAll(resp.Body)
+				want := fmt.Sprintf("%x, 1000 bytes, <nil>", sha256.Sum256([]byte(strings.Repeat("x", 1000))))
+				switch {
+				case err != nil:
+					t.Errorf("the answer is broken off: %v", err)
+				case resp.StatusCode == http.StatusOK && !strings.HasPrefix(string(body), want): // it went on soon enough
+					t.Errorf("answered %.100q, want %s", body, want)
+				case resp.StatusCode != http.StatusOK:
+					assertRefusedLoudly(t, name, resp, string(body), http.StatusUnauthorized)
+				}
+			})
+		}
 	}
 	c.Eventually(20*time.Second, "nobody is under way", func() bool { return underWay(t, c) == 0 })
 }
@@ -574,11 +695,11 @@ func TestACallerWhoPausesIsReplayed(t *testing.T) {
 	i := newIssuer(t)
 	refused := make(chan struct{}, 10)
 	api := &gate{valid: i.valid, next: digest, refuse: func(w http.ResponseWriter, r *http.Request) {
-		refuseLoudly(w, r)
 		refused <- struct{}{}
+		refuseEarly(w, r)
 	}}
 	address := serve(t, api)
-	text, url := caddyfile(t, i.source("h1")+i.source("h2"), fmt.Sprintf("log\ninject_token /h1 h1 %[1]s\ninject_token /h2 h2 h2c://%[1]s", address))
+	text, url := caddyfile(t, i.source("h1")+i.source("h2"), fmt.Sprintf("inject_token /h1 h1 %[1]s\ninject_token /h2 h2 h2c://%[1]s", address))
 	harness.Start(t, text, withSecret(provider.ClientSecret))
 	for _, name := range []string{"h1", "h2"} {
 		warm(t, url+"/"+name)
@@ -586,6 +707,7 @@ func TestACallerWhoPausesIsReplayed(t *testing.T) {
 		conn := dial(t, url)
 		fmt.Fprintf(conn, "POST /%s HTTP/1.1\r\nHost: %s\r\nContent-Length: 1000\r\n\r\n%s", name, strings.TrimPrefix(url, "http://"), strings.Repeat("a", 500))
 		<-refused
+		time.Sleep(200 * time.Millisecond) // the caller's pause, while the refusal arrives
 		fmt.Fprint(conn, strings.Repeat("b", 500))
 		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil {
@@ -599,8 +721,8 @@ func TestACallerWhoPausesIsReplayed(t *testing.T) {
 }
 
 // TestExpectContinueWorksWithAReplay has callers that send a body only when they
-// are asked to go on. An API that refuses does not ask; where the request is
-// sent again, the second attempt does.
+// are asked to go on. An API that refuses does not ask for the body; where the
+// request is sent again, the second attempt does.
 func TestExpectContinueWorksWithAReplay(t *testing.T) {
 	t.Parallel()
 	i := newIssuer(t)
@@ -647,12 +769,16 @@ func TestExpectContinueWorksWithAReplay(t *testing.T) {
 		}
 		waitOutcomes(t, c, "replayed", n+1)
 	}
-	_, reader := begin("/off")
-	resp, err := http.ReadResponse(reader, nil)
+	// As with a plain reverse_proxy, this one is answered when its body has come.
+	conn, reader := begin("/off")
+	fmt.Fprint(conn, "the whole body")
+	resp, err := readFinal(reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if resp.StatusCode != http.StatusUnauthorized {
-		t.Errorf("/off: a caller who is not to be replayed was answered %s before it sent its body", resp.Status)
+	body, err := io.ReadAll(resp.Body)
+	if resp.StatusCode != http.StatusUnauthorized || string(body) != refusedBody || err != nil {
+		t.Errorf("/off: answered %s, %d bytes, %v", resp.Status, len(body), err)
 	}
+	eventuallyServed(t, "off", url+"/off")
 }

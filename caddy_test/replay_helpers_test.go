@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -52,6 +53,7 @@ func (i *issuer) interceptWith(f func(w http.ResponseWriter, r *http.Request, cl
 
 func (i *issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	client, secret, _ := r.BasicAuth()
+	_, _ = io.Copy(io.Discard, r.Body) // only then does the server see the client leave
 	i.mu.Lock()
 	i.asked[client]++
 	n, intercept := i.asked[client], i.intercept
@@ -213,6 +215,37 @@ func refuseLoudly(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, refusedBody)
 	h.Set("X-Refused-Trailer", refusedMark)
 	h.Set(http.TrailerPrefix+"X-Refused-Late", refusedMark)
+}
+
+// refuseEarly is refuseLoudly of a server that does not wait for the body.
+func refuseEarly(w http.ResponseWriter, r *http.Request) { answerEarly(w, r, refuseLoudly) }
+
+// answerEarly answers without waiting for the body. Go's server waits for it
+// over HTTP/1.1, unless it is a large one, so there the connection is taken
+// over, and closed as other servers do it: what still comes is read and dropped
+// for a while.
+func answerEarly(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
+	if r.ProtoMajor != 1 {
+		answer(w, r)
+		return
+	}
+	recorder := httptest.NewRecorder()
+	answer(recorder, r)
+	resp := recorder.Result()
+	resp.ContentLength, resp.TransferEncoding, resp.Close = -1, []string{"chunked"}, true
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	defer conn.Close()
+	if resp.Write(conn) != nil {
+		return
+	}
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_, _ = io.Copy(io.Discard, conn)
 }
 
 // assertRefusedLoudly wants that refusal, whole.

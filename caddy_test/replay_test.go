@@ -192,6 +192,7 @@ func TestAllWhoAreRefusedWithOneTokenShareOneTokenRequest(t *testing.T) {
 	warm(t, url+"/warm")
 	i.revoke()
 	l := startBurst(t, url, callers)
+	c.Eventually(20*time.Second, "all have asked", func() bool { return len(l.all()) == callers })
 	l.end()
 	assertAll(t, "refused callers", l.all(), http.StatusOK, callers)
 	if n := i.count("crm"); n != 2 {
@@ -669,6 +670,7 @@ func TestTheRestOfCaddySeesTheFinalAnswerAlone(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		case r.URL.Query().Has("gone"):
 			w.WriteHeader(http.StatusGone)
+			w.(http.Flusher).Flush() // without a Content-Length, which intercept would keep
 			_, _ = io.WriteString(w, "it is gone")
 		default:
 			_, _ = io.WriteString(w, long+string(body))
