@@ -545,7 +545,9 @@ func TestACallerThatStallsGetsTheRefusal(t *testing.T) {
 			time.Sleep(100 * time.Millisecond) // by then Caddy waits for more
 			refuseEarly(w, r)
 		},
-		next: func(w http.ResponseWriter, r *http.Request) { answerEarly(w, r, func(http.ResponseWriter, *http.Request) {}) },
+		next: func(w http.ResponseWriter, r *http.Request) {
+			answerEarly(w, r, func(http.ResponseWriter, *http.Request) {})
+		},
 	}
 	address := serve(t, api)
 	cases := []string{"h1-length", "h1-chunked", "h2-length", "h2-chunked"}
