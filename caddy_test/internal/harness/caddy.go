@@ -333,7 +333,7 @@ func (c *Caddy) assertSound() {
 					continue
 				}
 			}
-			c.tb.Errorf("Caddy's log holds %q:\n%s", bad, tail(report, 5000))
+			c.tb.Errorf("Caddy's log holds %q:\n%s", bad, report[:min(len(report), 7000)])
 			break
 		}
 	}
