@@ -2,10 +2,18 @@ package caddy_test
 
 import (
 	"encoding/json"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/caddytoken/inject-token/caddy_test/internal/harness"
+	"github.com/caddytoken/inject-token/caddy_test/internal/provider"
+	"github.com/caddytoken/inject-token/caddy_test/internal/redisstorage"
 )
 
 // sharedFolder is a file storage that several Caddys share, seen from outside.
@@ -63,20 +71,214 @@ func (f sharedFolder) spending(source string, pid int) bool {
 	return false
 }
 
-// text returns everything that the storage holds, with the paths.
-func (f sharedFolder) text(t *testing.T) string {
+// entries returns what a storage holds, by its keys.
+func (f sharedFolder) entries(t testing.TB) map[string]string {
 	t.Helper()
-	var all strings.Builder
+	all := make(map[string]string)
 	err := filepath.WalkDir(string(f), func(path string, entry os.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
-			return err
+			return ignoreMissing(err)
 		}
 		text, err := os.ReadFile(path)
-		all.WriteString(path + "\n" + string(text) + "\n")
-		return err
+		if key, _ := filepath.Rel(string(f), path); err == nil {
+			all[filepath.ToSlash(key)] = string(text)
+		}
+		return ignoreMissing(err)
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return all.String()
+	return all
+}
+
+func (f sharedFolder) options() []harness.Option { return nil }
+
+func ignoreMissing(err error) error { // what nodes take away while one looks
+	if os.IsNotExist(err) {
+		return nil
+	}
+	return err
+}
+
+// sharedRedis is a storage on a redis-server that several Caddys share.
+type sharedRedis struct{ address, prefix, executable string }
+
+func (r sharedRedis) option() string { return redisstorage.Option(r.address, r.prefix) }
+
+func (r sharedRedis) options() []harness.Option {
+	return []harness.Option{harness.Executable(r.executable)}
+}
+
+func (r sharedRedis) entries(t testing.TB) map[string]string {
+	t.Helper()
+	return redisstorage.Entries(t, r.address, r.prefix)
+}
+
+// sharedStorage is what a cluster has in common.
+type sharedStorage interface {
+	option() string            // the global option
+	options() []harness.Option // of the Caddys
+	entries(t testing.TB) map[string]string
+}
+
+// tokenRecord is what the storage says of a source's token, where it is not
+// encrypted.
+type tokenRecord struct {
+	Version, Counter int
+	Node             string
+}
+
+// cluster is some Caddys on one storage, with one source and one site each.
+type cluster struct {
+	t       *testing.T
+	storage sharedStorage
+	p       *provider.Provider
+	nodes   []*clusterNode
+}
+
+type clusterNode struct {
+	*harness.Caddy
+	url string
+}
+
+// clusterSource is what the nodes have in common: a grant and further options.
+type clusterSource struct {
+	grant   string // with what belongs to it
+	options string // of the source
+	site    string // options of inject_token
+	globals string // in token_sources
+}
+
+// newCluster starts so many nodes at once. Each tells its number in a field of
+// its token requests.
+func newCluster(t *testing.T, storage sharedStorage, p *provider.Provider, nodes int, source clusterSource) *cluster {
+	t.Helper()
+	c := &cluster{t: t, storage: storage, p: p}
+	for range nodes {
+		c.nodes = append(c.nodes, &clusterNode{url: "http://127.0.0.1:" + itoa(harness.Port(t))})
+	}
+	var starting sync.WaitGroup
+	for i := range c.nodes {
+		starting.Go(func() {
+			c.nodes[i].Caddy = harness.Start(t, c.caddyfile(i, source), append(storage.options(), withSecret(provider.ClientSecret))...)
+		})
+	}
+	starting.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	return c
+}
+
+// caddyfile is the configuration of a node.
+func (c *cluster) caddyfile(node int, source clusterSource) string {
+	return fmt.Sprintf(`{
+	{{globals}}
+	%s
+	token_sources {
+		%s
+		source crm {
+			grant %s
+			token_url %s
+			client_id %s
+			client_secret {file.{{dir}}/secret}
+			token_request POST form {
+				header %s %d
+			}
+			%s
+		}
+	}
+}
+%s {
+	bind 127.0.0.1
+	inject_token crm %s {
+		%s
+	}
+}
+`, c.storage.option(), source.globals, source.grant, c.p.TokenURL(), provider.ClientID, nodeHeader, node, source.options, c.nodes[node].url, c.p.API, source.site)
+}
+
+// configure writes another configuration for a node that is started again.
+func (c *cluster) configure(node int, source clusterSource) {
+	c.nodes[node].Write("Caddyfile", c.nodes[node].Expand(c.caddyfile(node, source)))
+}
+
+// again starts a node once more that has ended.
+func (c *cluster) again(node int) {
+	c.t.Helper()
+	c.nodes[node].Caddy = c.nodes[node].Again(c.storage.options()...)
+}
+
+// assertServed asks nodes, all at once, and wants the API's answer from each.
+func (c *cluster) assertServed(when string, nodes ...int) {
+	c.t.Helper()
+	answers := make([]answered, len(nodes))
+	var asking sync.WaitGroup
+	for i, node := range nodes {
+		asking.Go(func() { answers[i] = tryToAsk(c.nodes[node].url + "/x") })
+	}
+	asking.Wait()
+	for i, got := range answers {
+		if got.status != 200 || got.body != "hello GET /x" {
+			c.t.Errorf("%s node %d answered %d %q", when, nodes[i], got.status, got.body)
+		}
+	}
+}
+
+// assertAsked wants so many token requests until now.
+func (c *cluster) assertAsked(when string, want int) {
+	c.t.Helper()
+	if got := c.p.Count(); got != want {
+		var by []string
+		for _, r := range c.p.Requests() {
+			by = append(by, fmt.Sprintf("%s by node %s: %s", r.At.Format("15:04:05.000"), r.Header.Get(nodeHeader), r.Form.Get("grant_type")))
+		}
+		c.t.Errorf("%s there were %d token requests, want %d:\n%s", when, got, want, strings.Join(by, "\n"))
+	}
+}
+
+// entry returns the one entry of the source that has a name, or "".
+func (c *cluster) entry(name string) string {
+	c.t.Helper()
+	for key, value := range c.storage.entries(c.t) {
+		if strings.HasPrefix(key, "token_sources/crm/") && strings.HasSuffix(key, "/"+name) {
+			return value
+		}
+	}
+	return ""
+}
+
+// record returns what is stored; the zero record if there is nothing.
+func (c *cluster) record() (r tokenRecord) {
+	c.t.Helper()
+	if text := c.entry("token.json"); text != "" {
+		if err := json.Unmarshal([]byte(text), &r); err != nil {
+			c.t.Fatalf("the record is not JSON: %v", err)
+		}
+	}
+	return r
+}
+
+// awaitStored waits until a token of so high a counter is in the storage.
+func (c *cluster) awaitStored(counter int) {
+	c.t.Helper()
+	harness.Eventually(c.t, time.Minute, fmt.Sprintf("token %d is stored", counter), func() bool { return c.record().Counter >= counter })
+}
+
+// mode returns the permissions of a file, and those of the folders above it in
+// the storage.
+func (f sharedFolder) modes(t *testing.T, path string) (file fs.FileMode, folders []fs.FileMode) {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir := filepath.Dir(path); dir != string(f); dir = filepath.Dir(dir) {
+		folder, err := os.Stat(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		folders = append(folders, folder.Mode().Perm())
+	}
+	return info.Mode().Perm(), folders
 }

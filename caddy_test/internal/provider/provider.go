@@ -335,6 +335,13 @@ func (p *Provider) Violate(format string, args ...any) string {
 // ExpectedSecret is the client's secret at present. For Authorize.
 func (p *Provider) ExpectedSecret() string { return p.secret }
 
+// Spend spends a refresh token, as a request does whose answer is lost.
+func (p *Provider) Spend(token string) (code string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.SpendRefreshToken(token)
+}
+
 // SpendRefreshToken checks a refresh token and takes it, where they rotate.
 // For Authorize.
 func (p *Provider) SpendRefreshToken(token string) (code string) {
