@@ -66,8 +66,9 @@ func npmInstall(dir string) error {
 	return nil
 }
 
-// removeNodeServers removes what was installed.
-func removeNodeServers() {
+// RemoveNodeServers removes what StartNodeServer has installed. A package's
+// TestMain calls it at the end.
+func RemoveNodeServers() {
 	nodeServers.mu.Lock()
 	defer nodeServers.mu.Unlock()
 	for _, dir := range nodeServers.installed {
