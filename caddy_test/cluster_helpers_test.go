@@ -1,6 +1,7 @@
 package caddy_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -93,6 +94,10 @@ func (f sharedFolder) entries(t testing.TB) map[string]string {
 
 func (f sharedFolder) options() []harness.Option { return nil }
 
+func (f sharedFolder) start(t *testing.T, text string, options ...harness.Option) *harness.Caddy {
+	return harness.Start(t, text, options...)
+}
+
 func ignoreMissing(err error) error { // what nodes take away while one looks
 	if os.IsNotExist(err) {
 		return nil
@@ -109,6 +114,10 @@ func (r sharedRedis) options() []harness.Option {
 	return []harness.Option{harness.Executable(r.executable)}
 }
 
+func (r sharedRedis) start(t *testing.T, text string, options ...harness.Option) *harness.Caddy {
+	return harness.Start(t, text, append(options, r.options()...)...)
+}
+
 func (r sharedRedis) entries(t testing.TB) map[string]string {
 	t.Helper()
 	return redisstorage.Entries(t, r.address, r.prefix)
@@ -117,7 +126,8 @@ func (r sharedRedis) entries(t testing.TB) map[string]string {
 // sharedStorage is what a cluster has in common.
 type sharedStorage interface {
 	option() string            // the global option
-	options() []harness.Option // of the Caddys
+	options() []harness.Option // of a Caddy that is started again
+	start(t *testing.T, text string, options ...harness.Option) *harness.Caddy
 	entries(t testing.TB) map[string]string
 }
 
@@ -143,10 +153,11 @@ type clusterNode struct {
 
 // clusterSource is what the nodes have in common: a grant and further options.
 type clusterSource struct {
-	grant   string // with what belongs to it
-	options string // of the source
-	site    string // options of inject_token
-	globals string // in token_sources
+	grant    string // with what belongs to it
+	options  string // of the source
+	site     string // options of inject_token
+	globals  string // in token_sources
+	tokenURL string // empty: the provider's
 }
 
 // newCluster starts so many nodes at once. Each tells its number in a field of
@@ -160,7 +171,7 @@ func newCluster(t *testing.T, storage sharedStorage, p *provider.Provider, nodes
 	var starting sync.WaitGroup
 	for i := range c.nodes {
 		starting.Go(func() {
-			c.nodes[i].Caddy = harness.Start(t, c.caddyfile(i, source), append(storage.options(), withSecret(provider.ClientSecret))...)
+			c.nodes[i].Caddy = storage.start(t, c.caddyfile(i, source), withSecret(provider.ClientSecret))
 		})
 	}
 	starting.Wait()
@@ -195,7 +206,7 @@ func (c *cluster) caddyfile(node int, source clusterSource) string {
 		%s
 	}
 }
-`, c.storage.option(), source.globals, source.grant, c.p.TokenURL(), provider.ClientID, nodeHeader, node, source.options, c.nodes[node].url, c.p.API, source.site)
+`, c.storage.option(), source.globals, source.grant, cmp.Or(source.tokenURL, c.p.TokenURL()), provider.ClientID, nodeHeader, node, source.options, c.nodes[node].url, c.p.API, source.site)
 }
 
 // configure writes another configuration for a node that is started again.
