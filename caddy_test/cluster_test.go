@@ -137,8 +137,8 @@ func refreshTokenSurvives(t *testing.T, storage sharedStorage) {
 	c := newCluster(t, storage, p, 1, clusterSource{grant: "refresh_token\n refresh_token " + p.IssueRefreshToken()})
 	c.assertServed("after the start", 0)
 	c.awaitStored(1)
-	for round, end := range []func(){c.nodes[0].Stop, c.nodes[0].KillNine} {
-		end()
+	for round, end := range []func(*harness.Caddy){(*harness.Caddy).Stop, (*harness.Caddy).KillNine} {
+		end(c.nodes[0].Caddy)
 		c.again(0)
 		c.assertServed("started again", 0)
 		c.assertAsked("after a restart", 1+round)
