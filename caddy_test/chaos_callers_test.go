@@ -1,10 +1,12 @@
 package caddy_test
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -22,22 +24,48 @@ type chaosCallers struct {
 	random   *rand.Rand
 	asked    map[string]int // by source
 	excused  map[string]int // failures on a node that was killed or frozen
-	moved    map[string]int // not taken by a node that was being stopped, and sent to another
-	failures map[string][]string
+	moved    map[string]int // not taken by a node that was being stopped or reloaded, and sent to another
+	failures map[string][]chaosFailure
 	slowest  map[string]time.Duration
+}
+
+// chaosFailure is a request that failed, and had no excuse.
+type chaosFailure struct {
+	source, node string
+	began, ended time.Time
+	what         string
+}
+
+// tell returns what came to callers, one line for those who got the same at a
+// time, with what was done to the nodes before.
+func (cc *chaosCallers) tell(failures []chaosFailure) (lines []string) {
+	slices.SortStableFunc(failures, func(a, b chaosFailure) int { return cmp.Compare(a.node+a.what, b.node+b.what) })
+	c := cc.cluster
+	for len(failures) > 0 {
+		first, n := failures[0], 1
+		for n < len(failures) && failures[n].node == first.node && failures[n].what == first.what && failures[n].ended.Sub(failures[n-1].ended).Abs() < time.Second {
+			n++
+		}
+		last := failures[n-1]
+		failures = failures[n:]
+		lines = append(lines, fmt.Sprintf("%d requests of source %s on %s, sent from %s and answered until %s, the first after %v: %s; lately:\n\t\t%s",
+			n, first.source, first.node, c.since(first.began), c.since(last.ended), first.ended.Sub(first.began).Round(time.Millisecond), first.what,
+			c.told(first.ended, 15*time.Second)))
+	}
+	return lines
 }
 
 func newChaosCallers(c *chaosCluster, seed uint64) *chaosCallers {
 	return &chaosCallers{
 		cluster: c,
-		// A connection for each request: Caddy, as every server of Go, closes
-		// kept ones on a reload or a stop even if a request is on its way.
+		// A connection for each request: every server of Go closes kept ones in
+		// a reload or a stop even if a request is on its way.
 		client:   &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 		random:   rand.New(rand.NewPCG(seed, 2)),
 		asked:    make(map[string]int),
 		excused:  make(map[string]int),
 		moved:    make(map[string]int),
-		failures: make(map[string][]string),
+		failures: make(map[string][]chaosFailure),
 		slowest:  make(map[string]time.Duration),
 	}
 }
@@ -67,7 +95,8 @@ func (cc *chaosCallers) pick(n int) int {
 }
 
 // send sends a request to a node, and to another one if that was being stopped
-// and did not take the connection, as every balancer does.
+// or reloaded and did not take the connection, as every balancer does. (Caddy
+// opens its listener anew in a reload; who waits at the old one is turned away.)
 func (cc *chaosCallers) send(source string, n int) {
 	cc.mu.Lock()
 	cc.asked[source]++
@@ -84,13 +113,15 @@ func (cc *chaosCallers) send(source string, n int) {
 		status, body, err := cc.ask(fmt.Sprintf("%s/%s/%d", node.url, source, n))
 		took := time.Since(began)
 		if status == http.StatusOK && err == nil && body == fmt.Sprintf("hello /%s/%d", source, n) {
-			cc.mu.Lock()
-			cc.slowest[source] = max(cc.slowest[source], took)
-			cc.mu.Unlock()
+			if struck, _ := cc.cluster.meanwhile(node); !struck {
+				cc.mu.Lock()
+				cc.slowest[source] = max(cc.slowest[source], took)
+				cc.mu.Unlock()
+			}
 			return
 		}
-		struck, stopped := cc.cluster.meanwhile(node)
-		if stopped && !struck && err != nil && notTaken(err) {
+		struck, closed := cc.cluster.meanwhile(node)
+		if closed && !struck && err != nil && notTaken(err) {
 			cc.count(cc.moved, source)
 			continue
 		}
@@ -98,15 +129,12 @@ func (cc *chaosCallers) send(source string, n int) {
 			cc.count(cc.excused, source)
 			return
 		}
-		what := fmt.Sprintf("%d %q", status, body)
+		f := chaosFailure{source: source, node: node.name, began: began, ended: time.Now(), what: fmt.Sprintf("%d %q", status, body)}
 		if err != nil {
-			what += ", " + err.Error()
+			f.what += ", " + err.Error()
 		}
-		line := fmt.Sprintf("%s request %d of source %s on %s, sent at %s: after %v %s; lately:\n\t\t%s",
-			cc.cluster.since(time.Now()), n, source, node.name, cc.cluster.since(began), took.Round(time.Millisecond), what,
-			cc.cluster.told(time.Now(), 20*time.Second))
 		cc.mu.Lock()
-		cc.failures[source] = append(cc.failures[source], line)
+		cc.failures[source] = append(cc.failures[source], f)
 		cc.mu.Unlock()
 		return
 	}

@@ -24,7 +24,7 @@ type chaosNode struct {
 	up      bool           // may be asked
 	busy    bool           // something is being done to it
 	struck  int            // how often it was killed or frozen
-	stops   int            // how often it was stopped in order
+	closes  int            // how often it began or ended to close its listener, in a stop or a reload
 	version int            // of the configuration
 }
 
@@ -46,8 +46,49 @@ type chaosCluster struct {
 
 	mu       sync.Mutex // guards the nodes and everything below
 	events   []*chaosEvent
+	lives    []chaosLife
 	withheld int
 	problems []string
+}
+
+// chaosLife is one life of a node.
+type chaosLife struct {
+	node  string
+	caddy *harness.Caddy
+}
+
+// live notes a new life of a node.
+func (c *chaosCluster) live(n *chaosNode, caddy *harness.Caddy) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n.caddy, n.up = caddy, true
+	c.lives = append(c.lives, chaosLife{n.name, caddy})
+}
+
+// logs returns what all lives have logged of their sources, one after the
+// other.
+func (c *chaosCluster) logs() string {
+	var lines []string
+	for _, life := range c.lives {
+		for _, line := range life.caddy.LogLines() {
+			logger, _ := line["logger"].(string)
+			source, of := strings.CutPrefix(logger, "token_sources.")
+			if !of {
+				continue
+			}
+			seconds, _ := line["ts"].(float64)
+			at := time.UnixMicro(int64(seconds * 1e6))
+			text := fmt.Sprintf("%s %s %s: %v", c.since(at), life.node, source, line["msg"])
+			for _, field := range []string{"counter", "reason"} {
+				if line[field] != nil {
+					text += fmt.Sprintf(", %s %v", field, line[field])
+				}
+			}
+			lines = append(lines, text)
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines[max(0, len(lines)-2000):], "\n")
 }
 
 func (c *chaosCluster) event(node, what, spending string) *chaosEvent {
@@ -182,7 +223,7 @@ func (c *chaosCluster) freeze(n *chaosNode, pause time.Duration, end <-chan stru
 func (c *chaosCluster) stop(n *chaosNode, pause time.Duration) {
 	c.mu.Lock()
 	n.up = false
-	n.stops++
+	n.closes++
 	c.mu.Unlock()
 	c.event(n.name, "was stopped", "")
 	n.caddy.Stop()
@@ -193,14 +234,19 @@ func (c *chaosCluster) stop(n *chaosNode, pause time.Duration) {
 func (c *chaosCluster) startAgain(n *chaosNode) {
 	caddy := n.caddy.Again()
 	c.event(n.name, "was started again", "")
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n.caddy, n.up = caddy, true
+	c.live(n, caddy)
 }
 
 // reload loads another configuration. With refreshAt the sources are others
 // as well.
 func (c *chaosCluster) reload(n *chaosNode, refreshAt int) {
+	closes := func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		n.closes++
+	}
+	closes()
+	defer closes()
 	n.version++
 	what := fmt.Sprintf("was reloaded with version %d", n.version)
 	if refreshAt != defaultRefreshAt {
@@ -240,7 +286,7 @@ func (c *chaosCluster) causes(spends []spend) []string {
 // chosenNode is a node that was chosen for a request, as it was then.
 type chosenNode struct {
 	*chaosNode
-	struck, stops int
+	struck, closes int
 }
 
 // choose returns a node that is up, other than those that were tried.
@@ -257,14 +303,14 @@ func (c *chaosCluster) choose(pick func(n int) int, tried []*chaosNode) (chosenN
 		return chosenNode{}, false
 	}
 	n := up[pick(len(up))]
-	return chosenNode{n, n.struck, n.stops}, true
+	return chosenNode{n, n.struck, n.closes}, true
 }
 
 // meanwhile says what has happened to a chosen node meanwhile.
-func (c *chaosCluster) meanwhile(n chosenNode) (struck, stopped bool) {
+func (c *chaosCluster) meanwhile(n chosenNode) (struck, closed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return n.chaosNode.struck != n.struck, n.chaosNode.stops != n.stops
+	return n.chaosNode.struck != n.struck, n.chaosNode.closes != n.closes
 }
 
 // notTaken says whether an error is of a connection that nobody took, or that

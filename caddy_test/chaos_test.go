@@ -273,8 +273,7 @@ func startChaosNodes(t *testing.T, c *chaosCluster, api, refreshToken string) {
 `, c.storage.option(), source("a", "grant client_credentials"),
 				source("b", "grant refresh_token\n refresh_token {file."+filepath.Join(dir, "refresh-token")+"}"), n.url, version, api, api)
 		}
-		n.caddy = harness.Start(t, n.text(0, defaultRefreshAt))
-		n.up = true
+		c.live(n, harness.Start(t, n.text(0, defaultRefreshAt)))
 		c.nodes = append(c.nodes, n)
 	}
 }
@@ -296,7 +295,7 @@ func chaosReport(t *testing.T, c *chaosCluster, callers *chaosCallers, p *provid
 	for _, source := range []string{"a", "b"} {
 		asked, failed := c.gates[source].counts()
 		twice := c.gates[source].spentTwice()
-		fmt.Fprintf(&text, "\n%s: %d requests, %d failed (and %d on nodes that were killed or frozen), %d were not taken by a node that stopped, the slowest took %v;\n"+
+		fmt.Fprintf(&text, "\n%s: %d requests, %d failed (and %d on nodes that were killed or frozen), %d were not taken by a node that stopped or reloaded, the slowest of the others took %v;\n"+
 			"   %d token requests (%d failed by chance), %d refresh tokens spent twice, %d families revoked", source, callers.asked[source], len(callers.failures[source]),
 			callers.excused[source], callers.moved[source], callers.slowest[source].Round(time.Millisecond), asked, failed, len(twice), families[source])
 		for _, spends := range twice {
@@ -311,12 +310,12 @@ func chaosReport(t *testing.T, c *chaosCluster, callers *chaosCallers, p *provid
 				t.Errorf("%s; lately:\n\t\t%s", line, c.told(spends[len(spends)-1].at, 30*time.Second))
 			}
 		}
-		for i, failure := range callers.failures[source] {
+		for i, line := range callers.tell(callers.failures[source]) {
 			if i == 20 {
-				t.Errorf("… and %d more of source %s", len(callers.failures[source])-i, source)
+				t.Error("…")
 				break
 			}
-			t.Error(failure)
+			t.Error(line)
 		}
 	}
 	done := make(map[string]int)
@@ -333,6 +332,9 @@ func chaosReport(t *testing.T, c *chaosCluster, callers *chaosCallers, p *provid
 		if done[what] == 0 {
 			t.Errorf("nothing was %s", what)
 		}
+	}
+	if t.Failed() {
+		t.Log("what the nodes say of their tokens:\n" + c.logs())
 	}
 	return text.String()
 }

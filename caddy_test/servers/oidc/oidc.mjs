@@ -70,7 +70,7 @@ setInterval(() => {
 
 const stats = { tokenRequests: 0, reused: 0, familiesRevoked: 0, invalidGrant: 0 };
 
-const server = http.createServer();
+const server = http.createServer({ keepAliveTimeout: 0 }); // whoever asks closes the connection
 await new Promise((resolve) => server.listen(Number(process.argv[2] ?? 0), '127.0.0.1', resolve));
 const address = `127.0.0.1:${server.address().port}`;
 
