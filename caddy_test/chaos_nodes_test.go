@@ -24,7 +24,8 @@ type chaosNode struct {
 	up      bool           // may be asked
 	busy    bool           // something is being done to it
 	struck  int            // how often it was killed or frozen
-	closes  int            // how often it began or ended to close its listener, in a stop or a reload
+	closes  int            // how often it began to close its listener, in a stop or a reload
+	closed  time.Time      // when that had ended last, in a reload
 	version int            // of the configuration
 }
 
@@ -240,13 +241,14 @@ func (c *chaosCluster) startAgain(n *chaosNode) {
 // reload loads another configuration. With refreshAt the sources are others
 // as well.
 func (c *chaosCluster) reload(n *chaosNode, refreshAt int) {
-	closes := func() {
+	c.mu.Lock()
+	n.closes++
+	c.mu.Unlock()
+	defer func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		n.closes++
-	}
-	closes()
-	defer closes()
+		n.closed = time.Now()
+	}()
 	n.version++
 	what := fmt.Sprintf("was reloaded with version %d", n.version)
 	if refreshAt != defaultRefreshAt {
@@ -286,6 +288,7 @@ func (c *chaosCluster) causes(spends []spend) []string {
 // chosenNode is a node that was chosen for a request, as it was then.
 type chosenNode struct {
 	*chaosNode
+	began          time.Time
 	struck, closes int
 }
 
@@ -303,14 +306,18 @@ func (c *chaosCluster) choose(pick func(n int) int, tried []*chaosNode) (chosenN
 		return chosenNode{}, false
 	}
 	n := up[pick(len(up))]
-	return chosenNode{n, n.struck, n.closes}, true
+	return chosenNode{n, time.Now(), n.struck, n.closes}, true
 }
+
+// closesFor is how long the servers of an old configuration may go on after a
+// reload: their grace period, and some more.
+const closesFor = 5 * time.Second
 
 // meanwhile says what has happened to a chosen node meanwhile.
 func (c *chaosCluster) meanwhile(n chosenNode) (struck, closed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return n.chaosNode.struck != n.struck, n.chaosNode.closes != n.closes
+	return n.chaosNode.struck != n.struck, n.chaosNode.closes != n.closes || n.began.Sub(n.closed) < closesFor
 }
 
 // notTaken says whether an error is of a connection that nobody took, or that
