@@ -24,8 +24,8 @@ type chaosNode struct {
 	up      bool           // may be asked
 	busy    bool           // something is being done to it
 	struck  int            // how often it was killed or frozen
-	closes  int            // how often it began to close its listener, in a stop or a reload
-	closed  time.Time      // when that had ended last, in a reload
+	closes  int            // how often it began or ended to close its listener, in a stop or a reload
+	closed  time.Time      // when it did last, in a reload
 	version int            // of the configuration
 }
 
@@ -241,14 +241,14 @@ func (c *chaosCluster) startAgain(n *chaosNode) {
 // reload loads another configuration. With refreshAt the sources are others
 // as well.
 func (c *chaosCluster) reload(n *chaosNode, refreshAt int) {
-	c.mu.Lock()
-	n.closes++
-	c.mu.Unlock()
-	defer func() {
+	closes := func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		n.closes++
 		n.closed = time.Now()
-	}()
+	}
+	closes()
+	defer closes()
 	n.version++
 	what := fmt.Sprintf("was reloaded with version %d", n.version)
 	if refreshAt != defaultRefreshAt {
