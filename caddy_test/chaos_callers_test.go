@@ -101,14 +101,14 @@ func (cc *chaosCallers) send(source string, n int) {
 	cc.mu.Lock()
 	cc.asked[source]++
 	cc.mu.Unlock()
-	var tried []*chaosNode
+	var tried *chaosNode
 	for {
 		node, ok := cc.cluster.choose(cc.pick, tried)
 		if !ok {
 			cc.cluster.problem("no node is up")
 			return
 		}
-		tried = append(tried, node.chaosNode)
+		tried = node.chaosNode
 		began := time.Now()
 		status, body, err := cc.ask(fmt.Sprintf("%s/%s/%d", node.url, source, n))
 		took := time.Since(began)

@@ -292,15 +292,19 @@ type chosenNode struct {
 	struck, closes int
 }
 
-// choose returns a node that is up, other than those that were tried.
-func (c *chaosCluster) choose(pick func(n int) int, tried []*chaosNode) (chosenNode, bool) {
+// choose returns a node that is up, and another than the one that was tried
+// before if there is one.
+func (c *chaosCluster) choose(pick func(n int) int, tried *chaosNode) (chosenNode, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var up []*chaosNode
 	for _, n := range c.nodes {
-		if n.up && !slices.Contains(tried, n) {
+		if n.up && n != tried {
 			up = append(up, n)
 		}
+	}
+	if tried != nil && len(up) == 0 && tried.up {
+		up = append(up, tried)
 	}
 	if len(up) == 0 {
 		return chosenNode{}, false
