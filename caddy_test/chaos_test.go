@@ -250,7 +250,7 @@ func startChaosNodes(t *testing.T, c *chaosCluster, api, refreshToken string) {
 		}`, source, grant, c.gates[source].URL, provider.ClientID, filepath.Join(dir, "secret"), nodeHeader, name, refreshAt)
 			}
 			return fmt.Sprintf(`{
-	{{globals}}
+	%s
 	log {
 		level INFO
 	}
@@ -270,7 +270,7 @@ func startChaosNodes(t *testing.T, c *chaosCluster, api, refreshToken string) {
 		inject_token b %s
 	}
 }
-`, c.storage.option(), source("a", "grant client_credentials"),
+`, clusterGlobals, c.storage.option(), source("a", "grant client_credentials"),
 				source("b", "grant refresh_token\n refresh_token {file."+filepath.Join(dir, "refresh-token")+"}"), n.url, version, api, api)
 		}
 		c.live(n, harness.Start(t, n.text(0, defaultRefreshAt)))

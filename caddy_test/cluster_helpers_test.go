@@ -181,10 +181,17 @@ func newCluster(t *testing.T, storage sharedStorage, p *provider.Provider, nodes
 	return c
 }
 
+// clusterGlobals are {{globals}} without a certificate authority, which Caddys
+// that start at once on an empty storage would make in each other's way.
+const clusterGlobals = `admin {{admin}}
+	auto_https off
+	debug
+	grace_period 3s`
+
 // caddyfile is the configuration of a node.
 func (c *cluster) caddyfile(node int, source clusterSource) string {
 	return fmt.Sprintf(`{
-	{{globals}}
+	%s
 	%s
 	token_sources {
 		%s
@@ -206,7 +213,7 @@ func (c *cluster) caddyfile(node int, source clusterSource) string {
 		%s
 	}
 }
-`, c.storage.option(), source.globals, source.grant, cmp.Or(source.tokenURL, c.p.TokenURL()), provider.ClientID, nodeHeader, node, source.options, c.nodes[node].url, c.p.API, source.site)
+`, clusterGlobals, c.storage.option(), source.globals, source.grant, cmp.Or(source.tokenURL, c.p.TokenURL()), provider.ClientID, nodeHeader, node, source.options, c.nodes[node].url, c.p.API, source.site)
 }
 
 // configure writes another configuration for a node that is started again.
