@@ -92,7 +92,7 @@ func (f sharedFolder) entries(t testing.TB) map[string]string {
 	return all
 }
 
-func (f sharedFolder) options() []harness.Option { return nil }
+func (f sharedFolder) options(*testing.T) []harness.Option { return nil }
 
 func (f sharedFolder) start(t *testing.T, text string, options ...harness.Option) *harness.Caddy {
 	return harness.Start(t, text, options...)
@@ -110,12 +110,12 @@ type sharedRedis struct{ address, prefix, executable string }
 
 func (r sharedRedis) option() string { return redisstorage.Option(r.address, r.prefix) }
 
-func (r sharedRedis) options() []harness.Option {
+func (r sharedRedis) options(*testing.T) []harness.Option {
 	return []harness.Option{harness.Executable(r.executable)}
 }
 
 func (r sharedRedis) start(t *testing.T, text string, options ...harness.Option) *harness.Caddy {
-	return harness.Start(t, text, append(options, r.options()...)...)
+	return harness.Start(t, text, append(options, r.options(t)...)...)
 }
 
 func (r sharedRedis) entries(t testing.TB) map[string]string {
@@ -125,8 +125,8 @@ func (r sharedRedis) entries(t testing.TB) map[string]string {
 
 // sharedStorage is what a cluster has in common.
 type sharedStorage interface {
-	option() string            // the global option
-	options() []harness.Option // of a Caddy that is started again
+	option() string                        // the global option
+	options(t *testing.T) []harness.Option // of a Caddy that is started again
 	start(t *testing.T, text string, options ...harness.Option) *harness.Caddy
 	entries(t testing.TB) map[string]string
 }
@@ -224,7 +224,7 @@ func (c *cluster) configure(node int, source clusterSource) {
 // again starts a node once more that has ended.
 func (c *cluster) again(node int) {
 	c.t.Helper()
-	c.nodes[node].Caddy = c.nodes[node].Again(c.storage.options()...)
+	c.nodes[node].Caddy = c.nodes[node].Again(c.storage.options(c.t)...)
 }
 
 // assertServed asks nodes, all at once, and wants the API's answer from each.

@@ -3,6 +3,7 @@ package caddy_test
 import (
 	"crypto/rand"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -360,6 +361,54 @@ func TestEncryptedTokensAreNotInTheStorage(t *testing.T) {
 		t.Errorf("in the end %d tokens stand in the storage", len(tokens))
 	}
 	p.AssertStrict()
+}
+
+// TestARecordInAnothersPlaceIsNotTaken swaps what two sources have stored: who
+// can write into the storage must not be able to make one source use another's
+// token.
+func TestARecordInAnothersPlaceIsNotTaken(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	storage := newSharedFolder(t)
+	urls := map[string]string{"one": "http://127.0.0.1:" + itoa(harness.Port(t)), "two": "http://127.0.0.1:" + itoa(harness.Port(t))}
+	text := "{\n" + clusterGlobals + "\n" + storage.option() + "\ntoken_sources {\nencryption_key " + encryptionKeys(t, 1)[0] + "\n"
+	sites := ""
+	for name, url := range urls {
+		text += "source " + name + " {\ngrant client_credentials\ntoken_url " + p.TokenURL() + "\nclient_id " + provider.ClientID + "\nclient_secret {file.{{dir}}/secret}\n}\n"
+		sites += url + " {\nbind 127.0.0.1\ninject_token " + name + " " + p.API + "\n}\n"
+	}
+	c := harness.Start(t, text+"}\n}\n"+sites, withSecret(provider.ClientSecret))
+	used := make(map[string]bool) // tokens
+	ask := func(name string) string {
+		t.Helper()
+		if got := tryToAsk(urls[name]); got.status != http.StatusOK {
+			t.Fatalf("%s answered %d %q", name, got.status, got.body)
+		}
+		return p.LastAPIRequest().Header.Get("Authorization")
+	}
+	for name := range urls {
+		used[ask(name)] = true
+		harness.Eventually(t, 20*time.Second, "a token is stored", func() bool { return len(storage.files(name, "token.json")) == 1 })
+	}
+	c.Stop()
+	one, two := storage.files("one", "token.json")[0], storage.files("two", "token.json")[0]
+	for _, step := range [][2]string{{one, one + ".x"}, {two, one}, {one + ".x", two}} {
+		if err := os.Rename(step[0], step[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Again()
+	for name := range urls {
+		if token := ask(name); used[token] {
+			t.Errorf("%s used a token from before, which was the other's or lay in its place", name)
+		}
+		if len(storage.files(name, "unreadable.json")) != 1 {
+			t.Errorf("what lay in the place of %s was not put aside", name)
+		}
+	}
+	if n := p.Count(); n != 4 {
+		t.Errorf("%d token requests, want two before and two after", n)
+	}
 }
 
 func TestTokensWithoutAKeyAreInTheStorage(t *testing.T) {
