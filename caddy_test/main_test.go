@@ -18,6 +18,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	code := m.Run()
+	harness.RemoveNodeServers()
 	harness.RemoveBinary()
 	os.Exit(code)
 }

@@ -218,9 +218,9 @@ func Output(tb testing.TB, dir string, args ...string) string {
 	return string(out)
 }
 
-// Expand replaces {{globals}} and {{dir}} in a Caddyfile.
+// Expand replaces {{globals}}, {{admin}} and {{dir}} in a Caddyfile.
 func (c *Caddy) Expand(caddyfile string) string {
-	return strings.NewReplacer("{{globals}}", fmt.Sprintf(globals, c.Admin), "{{dir}}", c.Dir).Replace(caddyfile)
+	return strings.NewReplacer("{{globals}}", fmt.Sprintf(globals, c.Admin), "{{admin}}", c.Admin, "{{dir}}", c.Dir).Replace(caddyfile)
 }
 
 // Write writes a file in Dir, whole: readers see the old text or the new.

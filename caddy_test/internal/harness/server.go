@@ -38,8 +38,14 @@ func StartServer(tb testing.TB, name string, args ...string) (address string) {
 	}
 	servers.mu.Unlock()
 
+	return startServer(tb, name, exec.Command(path, args...))
+}
+
+// startServer runs a server until the test ends and returns its address, which
+// it prints.
+func startServer(tb testing.TB, name string, cmd *exec.Cmd) (address string) {
+	tb.Helper()
 	out := new(buffer)
-	cmd := exec.Command(path, args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		tb.Fatal(err)

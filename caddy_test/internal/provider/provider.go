@@ -83,6 +83,16 @@ type APIRequest struct {
 type issued struct {
 	expires time.Time // zero: never
 	revoked bool
+	family  *family
+}
+
+// family is what descends from one grant: its access tokens, and its refresh
+// tokens, each of which is issued for the one before.
+type family struct{ revoked bool }
+
+type refreshToken struct {
+	spent  bool
+	family *family
 }
 
 // Provider is a running provider and its API, at two addresses.
@@ -101,8 +111,11 @@ type Provider struct {
 	intercept   func(w http.ResponseWriter, r *http.Request, n int) bool
 	handler     http.HandlerFunc
 	access      map[string]*issued
-	refresh     map[string]bool // spent or not
+	refresh     map[string]*refreshToken
+	family      *family // of the token that is being issued
+	families    bool    // reuse of a refresh token revokes its family
 	reused      int
+	revoked     int // families
 	requests    []*TokenRequest
 	apiRequests []*APIRequest
 	violations  []string
@@ -112,7 +125,7 @@ type Provider struct {
 // New starts a provider until the test ends. Its tokens live an hour.
 func New(tb testing.TB, dialect Dialect) *Provider {
 	p := &Provider{dialect: dialect, tb: tb, lifetime: time.Hour, secret: ClientSecret,
-		access: make(map[string]*issued), refresh: make(map[string]bool)}
+		access: make(map[string]*issued), refresh: make(map[string]*refreshToken)}
 	auth := httptest.NewServer(http.HandlerFunc(p.serveToken))
 	api := httptest.NewServer(http.HandlerFunc(p.serveAPI))
 	tb.Cleanup(func() {
@@ -139,9 +152,9 @@ func (p *Provider) path() string {
 func (p *Provider) Set(change func(*Knobs)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	k := Knobs{p.lifetime, p.delay, p.rotate, p.secret, p.intercept, p.handler}
+	k := Knobs{p.lifetime, p.delay, p.rotate, p.families, p.secret, p.intercept, p.handler}
 	change(&k)
-	p.lifetime, p.delay, p.rotate, p.secret, p.intercept, p.handler = k.Lifetime, k.Delay, k.Rotate, k.Secret, k.Intercept, k.Handler
+	p.lifetime, p.delay, p.rotate, p.families, p.secret, p.intercept, p.handler = k.Lifetime, k.Delay, k.Rotate, k.Families, k.Secret, k.Intercept, k.Handler
 }
 
 // Knobs are what a test can change of a provider.
@@ -154,6 +167,11 @@ type Knobs struct {
 
 	// Rotate issues a refresh token with each token; each is taken once.
 	Rotate bool
+
+	// Families revokes all that descends from a grant, access tokens as well,
+	// when a refresh token of it comes that was spent (RFC 9700, section
+	// 4.14.2).
+	Families bool
 
 	// Secret of the client.
 	Secret string
@@ -181,12 +199,12 @@ func Fail(status int, code string) func(http.ResponseWriter, *http.Request, int)
 func (p *Provider) IssueRefreshToken() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.newRefreshToken()
+	return p.newRefreshToken(new(family))
 }
 
-func (p *Provider) newRefreshToken() string {
+func (p *Provider) newRefreshToken(f *family) string {
 	token := "refresh-" + rand.Text()
-	p.refresh[token] = false
+	p.refresh[token] = &refreshToken{family: f}
 	return token
 }
 
@@ -263,6 +281,22 @@ func (p *Provider) Reused() int {
 	return p.reused
 }
 
+// RevokedFamilies returns how many families were revoked because a refresh
+// token of theirs had been spent twice.
+func (p *Provider) RevokedFamilies() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.revoked
+}
+
+// Valid says whether an access token is one at this moment.
+func (p *Provider) Valid(access string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := p.access[access]
+	return t != nil && !t.revoked && !t.family.revoked && (t.expires.IsZero() || time.Now().Before(t.expires))
+}
+
 // IssuedTokens returns every access and refresh token there ever was.
 func (p *Provider) IssuedTokens() []string {
 	p.mu.Lock()
@@ -301,18 +335,33 @@ func (p *Provider) Violate(format string, args ...any) string {
 // ExpectedSecret is the client's secret at present. For Authorize.
 func (p *Provider) ExpectedSecret() string { return p.secret }
 
+// Spend spends a refresh token, as a request does whose answer is lost.
+func (p *Provider) Spend(token string) (code string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.SpendRefreshToken(token)
+}
+
 // SpendRefreshToken checks a refresh token and takes it, where they rotate.
 // For Authorize.
 func (p *Provider) SpendRefreshToken(token string) (code string) {
-	spent, known := p.refresh[token]
-	if !known {
+	t := p.refresh[token]
+	if t == nil {
 		return "invalid_grant"
 	}
-	if spent {
+	if t.spent {
 		p.reused++
+		if p.families && !t.family.revoked {
+			t.family.revoked = true
+			p.revoked++
+		}
 		return "invalid_grant"
 	}
-	p.refresh[token] = p.rotate
+	if t.family.revoked {
+		return "invalid_grant"
+	}
+	t.spent = p.rotate
+	p.family = t.family
 	return ""
 }
 
@@ -392,14 +441,15 @@ func (p *Provider) issue(r *TokenRequest) (Token, string) {
 	if authorize == nil {
 		authorize = standard
 	}
+	p.family = new(family)
 	if code := authorize(p, r); code != "" {
 		return Token{}, code
 	}
 	token := Token{Access: "access-" + rand.Text(), Lifetime: p.lifetime}
 	if p.rotate {
-		token.Refresh = p.newRefreshToken()
+		token.Refresh = p.newRefreshToken(p.family)
 	}
-	record := new(issued)
+	record := &issued{family: p.family}
 	if p.lifetime > 0 {
 		record.expires = time.Now().Add(p.lifetime)
 	}
@@ -494,7 +544,7 @@ func (p *Provider) serveAPI(w http.ResponseWriter, r *http.Request) {
 	}
 	p.mu.Lock()
 	record := p.access[token]
-	valid := record != nil && !record.revoked
+	valid := record != nil && !record.revoked && !record.family.revoked
 	if valid && !record.expires.IsZero() && time.Now().After(record.expires) {
 		p.expired = append(p.expired, time.Now())
 		valid = false

@@ -1,0 +1,139 @@
+// oidc-provider on loopback, with one confidential client whose refresh tokens
+// rotate: one that is sent a second time ends the whole family (RFC 9700,
+// section 4.14.2). It prints "listening on HOST:PORT".
+//
+//     node oidc.mjs [PORT]        AT_TTL: lifetime of access tokens in seconds
+//
+// Two endpoints are no part of a provider. POST /seed returns a refresh token,
+// as an authorization in a browser would have issued it. GET /stats counts.
+import { webcrypto } from 'node:crypto';
+import * as http from 'node:http';
+
+// oidc-provider wants a newer Node than Debian's for these two.
+globalThis.crypto ??= webcrypto;
+URL.parse ??= (url, base) => {
+  try {
+    return new URL(url, base);
+  } catch {
+    return null;
+  }
+};
+const { default: Provider } = await import('oidc-provider');
+
+const lifetime = Number(process.env.AT_TTL ?? 60);
+const day = 86400;
+const account = 'peter';
+const scope = 'offline_access api'; // without openid there is no ID token to be signed
+
+// Records keeps everything until it expires. The store that comes with
+// oidc-provider forgets spent refresh tokens after a thousand records, and then
+// takes a reuse for an unknown token.
+class Records {
+  static all = new Map(); // key → { payload, expires }
+
+  constructor(model) {
+    this.model = model;
+  }
+
+  key(id) {
+    return `${this.model} ${id}`;
+  }
+
+  async upsert(id, payload, expiresIn) {
+    const expires = expiresIn ? Date.now() + expiresIn * 1000 : Infinity;
+    Records.all.set(this.key(id), { payload, expires });
+  }
+
+  async find(id) {
+    const record = Records.all.get(this.key(id));
+    return record && record.expires > Date.now() ? record.payload : undefined;
+  }
+
+  async consume(id) {
+    (await this.find(id)).consumed = Math.floor(Date.now() / 1000);
+  }
+
+  async destroy(id) {
+    Records.all.delete(this.key(id));
+  }
+
+  async revokeByGrantId(grantId) {
+    for (const [key, { payload }] of Records.all) {
+      if (key.startsWith(`${this.model} `) && payload.grantId === grantId) Records.all.delete(key);
+    }
+  }
+}
+
+setInterval(() => {
+  for (const [key, { expires }] of Records.all) if (expires <= Date.now()) Records.all.delete(key);
+}, 10_000).unref();
+
+const stats = { tokenRequests: 0, reused: 0, familiesRevoked: 0, invalidGrant: 0 };
+
+const server = http.createServer({ keepAliveTimeout: 0 }); // whoever asks closes the connection
+await new Promise((resolve) => server.listen(Number(process.argv[2] ?? 0), '127.0.0.1', resolve));
+const address = `127.0.0.1:${server.address().port}`;
+
+const provider = new Provider(`http://${address}`, {
+  adapter: Records,
+  clients: [{
+    client_id: 'legacy-script',
+    client_secret: 'client-secret-0123456789',
+    grant_types: ['client_credentials', 'refresh_token', 'authorization_code'],
+    response_types: ['code'],
+    redirect_uris: ['http://127.0.0.1/callback'],
+    scope,
+  }],
+  scopes: scope.split(' '),
+  findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
+  cookies: { keys: ['of no browser'] },
+  rotateRefreshToken: true,
+  ttl: { AccessToken: lifetime, ClientCredentials: lifetime, RefreshToken: day, Grant: day, IdToken: lifetime },
+  features: {
+    devInteractions: { enabled: false },
+    clientCredentials: { enabled: true },
+    introspection: { enabled: true, allowedPolicy: () => true },
+    revocation: { enabled: true, allowedPolicy: () => true },
+  },
+});
+
+provider.on('grant.revoked', () => { stats.familiesRevoked++; });
+provider.on('grant.error', (ctx, error) => {
+  if (error.error !== 'invalid_grant') return;
+  stats.invalidGrant++;
+  if (error.error_detail === 'refresh token already used') stats.reused++;
+  console.log(`${new Date().toISOString()} invalid_grant: ${error.error_detail}`);
+});
+provider.on('server_error', (ctx, error) => console.log('server_error', error));
+
+async function seed() {
+  const client = await provider.Client.find('legacy-script');
+  const grant = new provider.Grant({ accountId: account, clientId: client.clientId });
+  grant.addOIDCScope(scope);
+  const refreshToken = new provider.RefreshToken({
+    accountId: account,
+    client,
+    grantId: await grant.save(),
+    gty: 'authorization_code',
+    scope,
+    authTime: Math.floor(Date.now() / 1000),
+  });
+  return { refresh_token: await refreshToken.save() };
+}
+
+const own = {
+  'POST /seed': seed,
+  'GET /stats': () => stats,
+};
+const answer = provider.callback();
+server.on('request', async (request, response) => {
+  const route = own[`${request.method} ${request.url}`];
+  if (!route) {
+    if (request.method === 'POST' && request.url === '/token') stats.tokenRequests++;
+    answer(request, response);
+    return;
+  }
+  response.setHeader('Content-Type', 'application/json');
+  response.end(JSON.stringify(await route()));
+});
+console.log(`listening on ${address}`);
