@@ -293,7 +293,6 @@ type modelProvider struct {
 	families map[string]*modelFamily // by refresh token
 	access   map[string]time.Time    // when it was issued
 	twice    []string                // how it came that one was spent twice
-	grants   int
 }
 
 type modelFamily struct {
