@@ -1,6 +1,7 @@
 package caddy_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -696,5 +698,52 @@ func TestACallerWhoBeganATokenRequestMayLeave(t *testing.T) {
 		if r.Method != http.MethodGet || r.URL.Path == "/token" {
 			t.Errorf("the upstream got %s %s", r.Method, r.URL.Path)
 		}
+	}
+}
+
+// TestTheShortestOfTheTimesDecides has a provider that never answers, and three
+// who may wait: the request, reverse_proxy and the caller. The status tells whose
+// time it was.
+func TestTheShortestOfTheTimesDecides(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.Dialect{})
+	p.Set(func(k *provider.Knobs) { k.Intercept = hang })
+	for _, c := range []struct {
+		name, options string
+		patience      time.Duration // of the caller; 0: enough
+		status        int
+		time          string
+	}{
+		{"wait", "wait 1s\n lb_try_duration 20s", 0, http.StatusGatewayTimeout, "wait"},
+		{"lb_try_duration", "wait 20s\n lb_try_duration 1s", 0, http.StatusServiceUnavailable, "lb_try_duration"},
+		{"the caller", "wait 20s\n lb_try_duration 20s", time.Second, 499, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			text, url := caddyfile(t, crmSource(p, "timeout 55s"), "log\n inject_token crm "+p.API+" {\n"+c.options+"\n}")
+			caddy := harness.Start(t, text, withSecret(provider.ClientSecret))
+			client := &http.Client{Timeout: cmp.Or(c.patience, time.Minute)}
+			began := time.Now()
+			resp, err := client.Get(url + "/waits")
+			if took := time.Since(began); took < 900*time.Millisecond || took > 15*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			if c.patience == 0 {
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				if got := resp.Header.Get("Proxy-Status"); resp.StatusCode != c.status || !strings.HasSuffix(got, `details="`+c.time+`"`) {
+					t.Errorf("answered %d, Proxy-Status %q", resp.StatusCode, got)
+				}
+			} else if err == nil {
+				t.Fatalf("a caller who left got %d", resp.StatusCode)
+			}
+			caddy.Eventually(20*time.Second, "the access log has it", func() bool {
+				return slices.ContainsFunc(caddy.LogLines(), func(line map[string]any) bool {
+					return line["msg"] == "handled request" && line["status"] == float64(c.status) && line["token_outcome"] == "failed"
+				})
+			})
+		})
 	}
 }

@@ -156,31 +156,6 @@ func TestTheFourProvidersServeCallersWhoKnowNoCredentials(t *testing.T) {
 	}
 }
 
-// The tokens live an hour, so nothing but the API's refusal renews them.
-func TestACallerDoesNotNoticeThatATokenWasRevoked(t *testing.T) {
-	for _, r := range recipes {
-		t.Run(r.name, func(t *testing.T) {
-			t.Parallel()
-			p := provider.New(t, r.dialect)
-			p.Set(func(k *provider.Knobs) { k.Lifetime, k.Rotate = time.Hour, r.rotate })
-			r.replace = slices.DeleteFunc(slices.Clone(r.replace), func(s string) bool { return s == "30d" || s == "3s" })
-			_, url := r.start(t, p, "")
-			if resp, body := harness.Get(t, url); resp.StatusCode != http.StatusOK {
-				t.Fatalf("the first request was answered %d %q", resp.StatusCode, body)
-			}
-			before := p.Count()
-			p.Revoke()
-			if resp, body := harness.Get(t, url); resp.StatusCode != http.StatusOK || resp.Header.Get("Www-Authenticate") != "" {
-				t.Fatalf("after the revocation the first caller got %d %v %q", resp.StatusCode, resp.Header, body)
-			}
-			if n := p.Count() - before; n != 1 {
-				t.Errorf("the revocation caused %d token requests", n)
-			}
-			p.AssertStrict()
-		})
-	}
-}
-
 func TestTheClientCredentialsTakeOverWhereTheRefreshTokenIsDead(t *testing.T) {
 	t.Parallel()
 	i := slices.IndexFunc(recipes, func(r recipe) bool { return r.name == "organization" })
