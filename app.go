@@ -132,6 +132,7 @@ func (a *App) Start() error {
 			Store:  &store{storage: a.ctx.Storage(), name: name, source: obtainer, keys: a.EncryptionKeys},
 			Log:    a.log.Named(name).With(zap.String("provider", s.tokenEndpoint())),
 		})
+		newest.Store(identityOf(name, s), running.refresher)
 	}
 	return nil
 }

@@ -41,19 +41,27 @@ func keyOf(name string, s *Source) (poolKey, error) {
 // one that is configured is spent by then.
 var lineages sync.Map // of identity to *refresher.Lineage
 
-// identity is whose refresh token it is. Other options, such as a scope, do not
+// identity is whose tokens they are. Other options, such as a scope, do not
 // make it another's.
 type identity struct{ name, tokenURL, clientID string }
+
+func identityOf(name string, s *Source) identity { return identity{name, s.TokenURL, s.ClientID} }
+
+// newest holds the refresher of each identity that was started last: requests of
+// the configuration before, which are being drained, go on with it.
+var newest sync.Map // of identity to *refresher.Refresher
 
 // pooled is a refresher in the pool.
 type pooled struct {
 	*refresher.Refresher
+	identity identity
 	patience time.Duration // with a token request under way
 }
 
 // Destruct ends the refresher when no configuration has the source any more.
 // Its token request may still get its answer, with a rotated refresh token.
 func (p pooled) Destruct() error {
+	newest.CompareAndDelete(p.identity, p.Refresher)
 	closing.Go(func() { p.Close(p.patience) })
 	return nil
 }
@@ -84,11 +92,11 @@ func acquire(key poolKey, s *Source) (*refresher.Refresher, error) {
 	timeout := 2 * cmp.Or(time.Duration(s.Timeout), tokensource.DefaultTimeout)
 	options := refresher.Options{RefreshAt: s.RefreshAt / 100, Timeout: timeout, OneUse: s.RefreshToken != ""}
 	if s.RefreshToken != "" {
-		lineage, _ := lineages.LoadOrStore(identity{key.name, s.TokenURL, s.ClientID}, refresher.NewLineage())
+		lineage, _ := lineages.LoadOrStore(identityOf(key.name, s), refresher.NewLineage())
 		options.Lineage = lineage.(*refresher.Lineage)
 	}
 	value, _, err := refreshers.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return pooled{refresher.New(options), timeout}, nil
+		return pooled{refresher.New(options), identityOf(key.name, s), timeout}, nil
 	})
 	if err != nil {
 		return nil, err

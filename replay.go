@@ -65,6 +65,13 @@ func (t *Transport) replay(req *http.Request, refusal *http.Response, body *body
 	}
 	ctx, cancel := t.patience(req.Context())
 	next, fresh := use.refresher.Replacement(ctx, token)
+	if heir := use.successor(); next == nil && heir != nil {
+		use = heir
+		if _, err := use.refresher.Token(ctx); err == nil {
+			caused = use.refresher.Report(token)
+			next, fresh = use.refresher.Replacement(ctx, token)
+		}
+	}
 	cancel()
 	if next == nil {
 		use.tell(req, refused)

@@ -21,6 +21,7 @@ import (
 // use is a token source as one transport uses it.
 type use struct {
 	name      string
+	identity  identity
 	refresher *refresher.Refresher   // nil: none
 	formed    atomic.Pointer[formed] // of its newest token
 	outcomes
@@ -28,6 +29,20 @@ type use struct {
 
 func newUse(name string, r *refresher.Refresher) *use {
 	return &use{name: name, refresher: r, outcomes: newOutcomes(name)}
+}
+
+// successor returns the same source in the configuration that has taken the place
+// of this one, for a request that is being drained; nil where this one is still at
+// work, or where the source was removed or belongs to another client now.
+func (u *use) successor() *use {
+	if !u.refresher.Ended() {
+		return nil
+	}
+	r, ok := newest.Load(u.identity)
+	if !ok || r.(*refresher.Refresher) == u.refresher {
+		return nil
+	}
+	return &use{name: u.name, identity: u.identity, refresher: r.(*refresher.Refresher), outcomes: u.outcomes}
 }
 
 // selection is which source's token a request gets: that of its upstream, else
@@ -56,6 +71,7 @@ func newSelection(t *Transport, app *App) (*selection, error) {
 			return nil, err
 		}
 		uses[name] = newUse(name, r)
+		uses[name].identity = identityOf(name, app.Sources[name])
 		return uses[name], nil
 	}
 	var err error

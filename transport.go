@@ -191,7 +191,12 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 		use.tell(req, passed)
 		return t.send(out)
 	}
-	token, err := t.token(req.Context(), use, !t.replayOff() && body.replayable())
+	replayable := !t.replayOff() && body.replayable()
+	token, err := t.token(req.Context(), use, replayable)
+	if next := use.successor(); err != nil && next != nil {
+		use = next
+		token, err = t.token(req.Context(), use, replayable)
+	}
 	if err != nil {
 		return t.without(req, out, use, err)
 	}

@@ -317,6 +317,16 @@ func (r *Refresher) Close(grace time.Duration) {
 	r.end()
 }
 
+// Ended says whether Close was called: there are no new tokens.
+func (r *Refresher) Ended() bool {
+	select {
+	case <-r.closed:
+		return true
+	default:
+		return false
+	}
+}
+
 var errEnded = &tokensource.Error{Reason: "the token source has been removed from the configuration"}
 
 // Unavailable says why there is no token.

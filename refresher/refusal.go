@@ -78,12 +78,12 @@ func (f *refusals) asked(now time.Time) {
 // for a passing reason: one caller's refusal must not take the source from all
 // others. It returns whether this report is the cause of a token request.
 func (r *Refresher) Report(token *tokensource.Token) (caused bool) {
-	if token == nil || r.current.Load() != token {
+	if token == nil || !r.isCurrent(token) {
 		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.current.Load() != token || r.ended {
+	if !r.isCurrent(token) || r.ended {
 		return false
 	}
 	if r.flight != nil {
@@ -109,6 +109,11 @@ func (r *Refresher) Report(token *tokensource.Token) (caused bool) {
 	// Where refusals come again and again, it is not the token.
 	r.doubtful.Store(r.refusals.pause == 0)
 	return true
+}
+
+func (r *Refresher) isCurrent(token *tokensource.Token) bool {
+	current := r.current.Load()
+	return current != nil && current.AccessToken == token.AccessToken
 }
 
 // Replacement waits for the token that takes the place of one that was
