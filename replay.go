@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
 	"github.com/caddytoken/inject-token/tokensource"
 )
 
@@ -77,11 +79,16 @@ func (t *Transport) replay(req *http.Request, refusal *http.Response, body *body
 		use.tell(req, refused)
 		return refusal, nil
 	}
-	refusal.Body.Close()
 	attempt, out := t.injection.newAttempt(req)
 	t.injection.clean(out)
 	body.attach(out)
 	resp, err := t.inject(attempt, out, use, next)
+	if _, ok := errors.AsType[reverseproxy.DialError](err); ok && body != nil {
+		// reverse_proxy would try the next upstream, with a body that was read.
+		use.tell(req, refused)
+		return refusal, nil
+	}
+	refusal.Body.Close()
 	switch {
 	case err != nil:
 		use.tell(req, sentOutcome(replayed, err))
@@ -158,8 +165,11 @@ func (in *injection) newBody(req *http.Request, limit int64) *body {
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil
 	}
-	if limit == 0 || req.ContentLength > limit {
+	switch {
+	case limit == 0 || req.ContentLength > limit:
 		limit = -1
+	case req.ContentLength > 0:
+		limit = req.ContentLength
 	}
 	return &body{source: req.Body, trailer: req.Trailer, injection: in, limit: int(limit), turn: make(chan struct{}, 1)}
 }
@@ -217,14 +227,32 @@ func (b *body) rewind(ctx context.Context) bool {
 	return true
 }
 
-// settle says that there will be no other view.
+// settle says that there will be no other view, so that nothing is kept any
+// longer.
 func (b *body) settle() {
 	if b == nil {
 		return
 	}
 	b.settled.Store(true)
-	if v := b.current.Load(); v != nil && v.closed.Load() {
+	v := b.current.Load()
+	select {
+	case b.turn <- struct{}{}:
+		if v != nil {
+			v.forget()
+		}
+		b.release()
+	default: // the read that is under way sees to it
+	}
+	if v != nil && v.closed.Load() {
 		b.finish()
+	}
+}
+
+// forget gives up what is kept, as soon as nobody will read it. The caller is in
+// turn.
+func (v *view) forget() {
+	if v.body.settled.Load() && v.cursor >= len(v.body.kept) {
+		v.body.limit, v.body.kept, v.cursor = -1, nil, 0
 	}
 }
 
@@ -275,17 +303,30 @@ func (v *view) Read(p []byte) (int, error) {
 	case b.err != nil:
 		return 0, v.end()
 	}
+	v.forget()
 	n, err := b.source.Read(p)
 	if v.cursor += n; v.cursor <= b.limit {
-		b.kept = append(b.kept, p[:n]...)
+		b.keep(p[:n])
 	} else {
 		b.limit, b.kept, v.cursor = -1, nil, 0
 	}
+	v.forget()
 	if err != nil {
 		b.err = err
 		return n, v.end()
 	}
 	return n, nil
+}
+
+// keep adds to what is kept. The buffer doubles, and grows no larger than the
+// body.
+func (b *body) keep(p []byte) {
+	if need := len(b.kept) + len(p); need > cap(b.kept) {
+		grown := make([]byte, len(b.kept), min(max(need, 2*cap(b.kept)), max(need, b.limit)))
+		copy(grown, b.kept)
+		b.kept = grown
+	}
+	b.kept = append(b.kept, p...)
 }
 
 // end returns what the source has ended with. The caller is in turn.

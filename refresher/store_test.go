@@ -114,9 +114,9 @@ func inWorldWithStore(t *testing.T, options Options, test func(w *world, m *memo
 		m := newMemory()
 		m.shared = true
 		test(w, m)
-		w.log.TakeAll()
 		w.Close(time.Hour)
 		synctest.Wait()
+		w.log.TakeAll()
 		w.provider.set(func(p *provider) { p.began = nil })
 	})
 }

@@ -327,8 +327,10 @@ func (c *Caddy) assertSound() {
 			rest = rest[i+len(bad):]
 			if bad == "WARNING: DATA RACE" {
 				report, _, _ = strings.Cut(report, "==================")
-				if !strings.Contains(report, "caddytoken/inject-token") {
-					// Caddy's own: reverse_proxy reads and closes a body at once.
+				// Caddy's own: reverse_proxy reads and closes a body at once, and the
+				// access log counts what of one is still being read.
+				counted := strings.Contains(report, "(*lengthReader).Read") && strings.Contains(report, "(*Server).logRequest")
+				if counted || !strings.Contains(report, "caddytoken/inject-token") {
 					c.tb.Log("a data race in which none of our code has a part")
 					continue
 				}
