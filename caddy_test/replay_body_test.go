@@ -163,16 +163,17 @@ func replayUploads(t *testing.T, rounds int, refuse http.HandlerFunc) {
 					req.Trailer = http.Header{"X-Sum": {sum}}
 				}
 				req.ContentLength = int64(length)
+				began := time.Now()
 				resp, err := client.Do(req)
 				if err != nil {
-					t.Errorf("round %d, %+v, %d bytes: %v", n, u, len(body), err)
+					t.Errorf("round %d, %+v, %d bytes: %v after %v", n, u, len(body), err, time.Since(began))
 					return
 				}
 				defer resp.Body.Close()
 				got, err := io.ReadAll(resp.Body)
 				want := fmt.Sprintf("%x, %d bytes, %v, length %d, sum %q", sha256.Sum256(body), len(body), nil, length, sum)
 				if resp.StatusCode != http.StatusOK || string(got) != want || err != nil {
-					t.Errorf("round %d, %+v: answered %d %.200s %v, want %s", n, u, resp.StatusCode, got, err, want)
+					t.Errorf("round %d, %+v, pause %v: answered %d %.200q %v after %v, want %s", n, u, source.pause, resp.StatusCode, got, err, time.Since(began), want)
 				}
 			})
 		}
