@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -540,6 +541,58 @@ func TestLargeUploadsAreNotKept(t *testing.T) {
 		t.Errorf("the heap grew by %d MiB while %d MiB passed", grown>>20, callers*size>>20)
 	}
 }
+
+// TestWhatWasKeptForAReplayIsForgottenWithTheAnswer has many answers that go on
+// for long, after bodies that could have been replayed.
+func TestWhatWasKeptForAReplayIsForgottenWithTheAnswer(t *testing.T) {
+	t.Parallel()
+	const callers, size = 200, 60 << 10
+	p := provider.New(t, provider.Dialect{})
+	end := make(chan struct{})
+	upstream := serve(t, guarded(p, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.(http.Flusher).Flush()
+		if r.Method == http.MethodPost {
+			<-end
+		}
+	}))
+	defer close(end)
+	c, ways := bothWays(t, p, "proxy "+upstream+" {\n}")
+	heap := func() int {
+		m := heapAlloc.FindStringSubmatch(c.AdminGet("/debug/pprof/heap?gc=1&debug=1"))
+		if m == nil {
+			t.Fatal("pprof does not tell the size of the heap")
+		}
+		n, _ := strconv.Atoi(m[1])
+		return n
+	}
+	each := make(map[string]int)
+	for _, w := range ways {
+		client := w.clients(t)["HTTP/1.1"]
+		client.send(t, http.MethodGet, "/", nil, nil)
+		before := heap()
+		for range callers {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, client.base, bytes.NewReader(make([]byte, size)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				t.Fatalf("answered %d", resp.StatusCode)
+			}
+		}
+		each[w.name] = (heap() - before) / callers
+	}
+	if each["injected"] > each["plain"]+size/2 {
+		t.Errorf("while its answer goes on a request takes %d KiB, and %d KiB without us", each["injected"]>>10, each["plain"]>>10)
+	}
+}
+
+var heapAlloc = regexp.MustCompile(`# HeapAlloc = (\d+)`)
 
 // TestACallerThatStallsGetsTheRefusal has callers that send the half of a body
 // and wait for an answer. As with a plain reverse_proxy, one by HTTP/1.1 gets it

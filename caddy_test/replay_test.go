@@ -483,6 +483,50 @@ func TestNothingBreaksWhenTheCallerLeavesBeforeTheReplay(t *testing.T) {
 	assertNoneDown(t, c)
 }
 
+// TestARefusedRequestSurvivesAReload has the configuration reloaded while refused
+// requests wait for the new token.
+func TestARefusedRequestSurvivesAReload(t *testing.T) {
+	t.Parallel()
+	const callers = 10
+	i := newIssuer(t)
+	release := make(chan struct{})
+	i.interceptWith(func(_ http.ResponseWriter, r *http.Request, _ string, n int) bool {
+		if n == 2 {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}
+		return false
+	})
+	api := &gate{valid: i.valid}
+	text, url := caddyfile(t, i.source("crm"), "respond /after 204\ninject_token crm "+serve(t, api))
+	// Longer than the requests wait, or the old server breaks them off.
+	text = strings.Replace(text, "{{globals}}", "{{globals}}\n grace_period 1m", 1)
+	c := harness.Start(t, text, withSecret(provider.ClientSecret))
+	warm(t, url+"/warm")
+	i.revoke()
+	l := startBurst(t, url, callers)
+	c.Eventually(20*time.Second, "all are refused and wait", func() bool { return i.count("crm") == 2 && underWay(t, c) == callers })
+	reloaded := make(chan error, 1)
+	go func() {
+		reloaded <- c.Reload(strings.Replace(text, "bind 127.0.0.1\n", "bind 127.0.0.1\n header X-Reloaded yes\n", 1))
+	}()
+	c.Eventually(20*time.Second, "the new configuration serves", func() bool {
+		answer := tryToAsk(url + "/after")
+		return answer.header.Get("X-Reloaded") == "yes"
+	})
+	close(release)
+	l.end()
+	if err := <-reloaded; err != nil {
+		t.Error(err)
+	}
+	assertAll(t, "refused before the reload", l.all(), http.StatusOK, callers)
+	if n := i.count("crm"); n != 2 {
+		t.Errorf("%d token requests, want 2", n)
+	}
+}
+
 // TestAWebSocketHandshakeIsReplayed refuses a handshake once. Then messages
 // pass both ways.
 func TestAWebSocketHandshakeIsReplayed(t *testing.T) {
