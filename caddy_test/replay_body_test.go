@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"strconv"
 	"strings"
@@ -539,6 +540,47 @@ func TestLargeUploadsAreNotKept(t *testing.T) {
 	}
 	if grown := heap() - before; grown > room {
 		t.Errorf("the heap grew by %d MiB while %d MiB passed", grown>>20, callers*size>>20)
+	}
+}
+
+// TestARequestWhoseReplayFindsNobodyIsNotCutShort has an upstream that refuses
+// and then goes away, so that the replay cannot be delivered. reverse_proxy takes
+// that for a request that never left, and tries the next upstream: that one must
+// get the whole body or nothing.
+func TestARequestWhoseReplayFindsNobodyIsNotCutShort(t *testing.T) {
+	t.Parallel()
+	for _, chunked := range []bool{false, true} {
+		t.Run(fmt.Sprintf("chunked: %v", chunked), func(t *testing.T) {
+			t.Parallel()
+			i := newIssuer(t)
+			var leaving *httptest.Server
+			leaving = httptest.NewServer(&gate{valid: i.valid, refuse: func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				leaving.Listener.Close()
+				w.Header().Set("Connection", "close")
+				w.WriteHeader(http.StatusUnauthorized)
+			}})
+			closeAtEnd(t, leaving)
+			staying := serve(t, &gate{valid: i.valid, next: digest})
+			text, url := caddyfile(t, i.source("crm"), fmt.Sprintf("inject_token crm %s %s {\n lb_policy round_robin\n lb_retries 1\n}", staying, leaving.Listener.Addr()))
+			harness.Start(t, text, withSecret(provider.ClientSecret))
+			warm(t, url+"/one", url+"/two") // the policy begins at the second; so the third comes there as well
+			i.revoke()
+			const body = "the whole body"
+			var reader io.Reader = strings.NewReader(body)
+			if chunked {
+				reader = io.MultiReader(reader)
+			}
+			req, err := http.NewRequest(http.MethodPost, url+"/x", reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, got := harness.Do(t, req)
+			want := fmt.Sprintf("%x, %d bytes, <nil>", sha256.Sum256([]byte(body)), len(body))
+			if resp.StatusCode == http.StatusOK && !strings.HasPrefix(got, want) {
+				t.Errorf("answered %d %.120q, want %s", resp.StatusCode, got, want)
+			}
+		})
 	}
 }
 
