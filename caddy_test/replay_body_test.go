@@ -10,6 +10,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -128,6 +130,7 @@ func replayUploads(t *testing.T, rounds int, refuse http.HandlerFunc) {
 		c.Eventually(30*time.Second, "there is a token of each source", func() bool { return i.token("round-"+itoa(n)) != "" })
 	}
 
+	var stood atomic.Int64 // where the machine did for a second: that is a caller who stalls
 	for n := range rounds {
 		warm(t, url+"/h1/"+itoa(n))
 		i.revoke("round-" + itoa(n))
@@ -163,16 +166,21 @@ func replayUploads(t *testing.T, rounds int, refuse http.HandlerFunc) {
 					req.Trailer = http.Header{"X-Sum": {sum}}
 				}
 				req.ContentLength = int64(length)
+				began := time.Now()
 				resp, err := client.Do(req)
 				if err != nil {
-					t.Errorf("round %d, %+v, %d bytes: %v", n, u, len(body), err)
+					t.Errorf("round %d, %+v, %d bytes: %v after %v", n, u, len(body), err, time.Since(began))
 					return
 				}
 				defer resp.Body.Close()
 				got, err := io.ReadAll(resp.Body)
 				want := fmt.Sprintf("%x, %d bytes, %v, length %d, sum %q", sha256.Sum256(body), len(body), nil, length, sum)
+				if resp.StatusCode == http.StatusUnauthorized && string(got) == refusedBody && err == nil && time.Since(began) >= time.Second {
+					stood.Add(1)
+					return
+				}
 				if resp.StatusCode != http.StatusOK || string(got) != want || err != nil {
-					t.Errorf("round %d, %+v: answered %d %.200s %v, want %s", n, u, resp.StatusCode, got, err, want)
+					t.Errorf("round %d, %+v, pause %v: answered %d %.200q %v after %v, want %s", n, u, source.pause, resp.StatusCode, got, err, time.Since(began), want)
 				}
 			})
 		}
@@ -184,7 +192,12 @@ func replayUploads(t *testing.T, rounds int, refuse http.HandlerFunc) {
 			return
 		}
 	}
-	waitOutcomes(t, c, "replayed", rounds*len(uploads))
+	all := rounds * len(uploads)
+	if n := int(stood.Load()); n > all/50 {
+		t.Errorf("%d of %d uploads were refused after a second; that is no machine that stood still", n, all)
+	} else {
+		waitOutcomes(t, c, "replayed", all-n)
+	}
 	for n := range rounds {
 		for _, way := range []string{"/h1/", "/h2/"} {
 			if refused, _ := api.attempts(way + itoa(n)); refused != len(uploads)/2 {
@@ -529,6 +542,99 @@ func TestLargeUploadsAreNotKept(t *testing.T) {
 		t.Errorf("the heap grew by %d MiB while %d MiB passed", grown>>20, callers*size>>20)
 	}
 }
+
+// TestARequestWhoseReplayFindsNobodyIsNotCutShort has an upstream that refuses
+// and then goes away, so that the replay cannot be delivered. reverse_proxy takes
+// that for a request that never left, and tries the next upstream: that one must
+// get the whole body or nothing.
+func TestARequestWhoseReplayFindsNobodyIsNotCutShort(t *testing.T) {
+	t.Parallel()
+	for _, chunked := range []bool{false, true} {
+		t.Run(fmt.Sprintf("chunked: %v", chunked), func(t *testing.T) {
+			t.Parallel()
+			i := newIssuer(t)
+			var leaving *httptest.Server
+			leaving = httptest.NewServer(&gate{valid: i.valid, refuse: func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				leaving.Listener.Close()
+				w.Header().Set("Connection", "close")
+				w.WriteHeader(http.StatusUnauthorized)
+			}})
+			closeAtEnd(t, leaving)
+			staying := serve(t, &gate{valid: i.valid, next: digest})
+			text, url := caddyfile(t, i.source("crm"), fmt.Sprintf("inject_token crm %s %s {\n lb_policy round_robin\n lb_retries 1\n}", staying, leaving.Listener.Addr()))
+			harness.Start(t, text, withSecret(provider.ClientSecret))
+			warm(t, url+"/one", url+"/two") // the policy begins at the second; so the third comes there as well
+			i.revoke()
+			const body = "the whole body"
+			var reader io.Reader = strings.NewReader(body)
+			if chunked {
+				reader = io.MultiReader(reader)
+			}
+			req, err := http.NewRequest(http.MethodPost, url+"/x", reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, got := harness.Do(t, req)
+			want := fmt.Sprintf("%x, %d bytes, <nil>", sha256.Sum256([]byte(body)), len(body))
+			if resp.StatusCode == http.StatusOK && !strings.HasPrefix(got, want) {
+				t.Errorf("answered %d %.120q, want %s", resp.StatusCode, got, want)
+			}
+		})
+	}
+}
+
+// TestWhatWasKeptForAReplayIsForgottenWithTheAnswer has many answers that go on
+// for long, after bodies that could have been replayed.
+func TestWhatWasKeptForAReplayIsForgottenWithTheAnswer(t *testing.T) {
+	t.Parallel()
+	const callers, size = 200, 60 << 10
+	p := provider.New(t, provider.Dialect{})
+	end := make(chan struct{})
+	upstream := serve(t, guarded(p, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.(http.Flusher).Flush()
+		if r.Method == http.MethodPost {
+			<-end
+		}
+	}))
+	defer close(end)
+	c, ways := bothWays(t, p, "proxy "+upstream+" {\n}")
+	heap := func() int {
+		m := heapAlloc.FindStringSubmatch(c.AdminGet("/debug/pprof/heap?gc=1&debug=1"))
+		if m == nil {
+			t.Fatal("pprof does not tell the size of the heap")
+		}
+		n, _ := strconv.Atoi(m[1])
+		return n
+	}
+	each := make(map[string]int)
+	for _, w := range ways {
+		client := w.clients(t)["HTTP/1.1"]
+		client.send(t, http.MethodGet, "/", nil, nil)
+		before := heap()
+		for range callers {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, client.base, bytes.NewReader(make([]byte, size)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				t.Fatalf("answered %d", resp.StatusCode)
+			}
+		}
+		each[w.name] = (heap() - before) / callers
+	}
+	if each["injected"] > each["plain"]+size/2 {
+		t.Errorf("while its answer goes on a request takes %d KiB, and %d KiB without us", each["injected"]>>10, each["plain"]>>10)
+	}
+}
+
+var heapAlloc = regexp.MustCompile(`# HeapAlloc = (\d+)`)
 
 // TestACallerThatStallsGetsTheRefusal has callers that send the half of a body
 // and wait for an answer. As with a plain reverse_proxy, one by HTTP/1.1 gets it

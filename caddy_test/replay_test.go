@@ -27,7 +27,7 @@ import (
 // must be what a caller of a plain reverse_proxy gets who was never refused.
 func TestNothingOfARefusalReachesTheCaller(t *testing.T) {
 	t.Parallel()
-	const requests = 4 * 4 // by protocols in front and behind
+	const requests = 4 * 5 // by protocols in front and behind
 	p := provider.New(t, provider.Dialect{})
 	refused := newCrowd(requests)
 	api := &gate{
@@ -59,14 +59,20 @@ func TestNothingOfARefusalReachesTheCaller(t *testing.T) {
 				%[3]s versions 2
 				}
 			}
-		}`, plain, secure, verify))
+		}
+		handle /tls3/* {
+			proxy https://localhost:%[4]s {
+				%[3]s versions 3
+				}
+			}
+		}`, plain, secure, verify, serveHTTP3(t, api)))
 	warm(t, ways[1].http+"/h1/warm")
 	p.Revoke()
 
 	var asking sync.WaitGroup
 	control, injected := ways[0].clients(t), ways[1].clients(t)
 	for front, c := range injected {
-		for _, behind := range []string{"/h1/", "/h2c/", "/tls1/", "/tls2/"} {
+		for _, behind := range []string{"/h1/", "/h2c/", "/tls1/", "/tls2/", "/tls3/"} {
 			path := behind + strings.ReplaceAll(front, "/", "")
 			asking.Go(func() {
 				method, text := http.MethodGet, ""
@@ -207,7 +213,7 @@ func TestAllWhoAreRefusedWithOneTokenShareOneTokenRequest(t *testing.T) {
 func TestASecondRefusalIsTheCallersOwn(t *testing.T) {
 	t.Parallel()
 	i := newIssuer(t)
-	var mu sync.Mutex
+	var mu sync.Mutex // guards tokens
 	var tokens []string
 	api := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/warm" {
@@ -241,9 +247,11 @@ func TestASecondRefusalIsTheCallersOwn(t *testing.T) {
 	began := time.Now()
 	resp, body := harness.Get(t, url+"/x")
 	want(resp, body, "2")
+	mu.Lock()
 	if tokens[0] == tokens[1] || i.owner(tokens[0]) != "crm" || i.owner(tokens[1]) != "crm" {
 		t.Errorf("the two attempts came with the tokens %q", tokens)
 	}
+	mu.Unlock()
 	if n := i.count("crm"); n != 2 {
 		t.Errorf("%d token requests, want 2", n)
 	}
@@ -481,6 +489,50 @@ func TestNothingBreaksWhenTheCallerLeavesBeforeTheReplay(t *testing.T) {
 		t.Errorf("%d requests were sent again, although their callers had left", passed)
 	}
 	assertNoneDown(t, c)
+}
+
+// TestARefusedRequestSurvivesAReload has the configuration reloaded while refused
+// requests wait for the new token.
+func TestARefusedRequestSurvivesAReload(t *testing.T) {
+	t.Parallel()
+	const callers = 10
+	i := newIssuer(t)
+	release := make(chan struct{})
+	i.interceptWith(func(_ http.ResponseWriter, r *http.Request, _ string, n int) bool {
+		if n == 2 {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}
+		return false
+	})
+	api := &gate{valid: i.valid}
+	text, url := caddyfile(t, i.source("crm"), "respond /after 204\ninject_token crm "+serve(t, api))
+	// Longer than the requests wait, or the old server breaks them off.
+	text = strings.Replace(text, "{{globals}}", "{{globals}}\n grace_period 1m", 1)
+	c := harness.Start(t, text, withSecret(provider.ClientSecret))
+	warm(t, url+"/warm")
+	i.revoke()
+	l := startBurst(t, url, callers)
+	c.Eventually(20*time.Second, "all are refused and wait", func() bool { return i.count("crm") == 2 && underWay(t, c) == callers })
+	reloaded := make(chan error, 1)
+	go func() {
+		reloaded <- c.Reload(strings.Replace(text, "bind 127.0.0.1\n", "bind 127.0.0.1\n header X-Reloaded yes\n", 1))
+	}()
+	c.Eventually(20*time.Second, "the new configuration serves", func() bool {
+		answer := tryToAsk(url + "/after")
+		return answer.header.Get("X-Reloaded") == "yes"
+	})
+	close(release)
+	l.end()
+	if err := <-reloaded; err != nil {
+		t.Error(err)
+	}
+	assertAll(t, "refused before the reload", l.all(), http.StatusOK, callers)
+	if n := i.count("crm"); n != 2 {
+		t.Errorf("%d token requests, want 2", n)
+	}
 }
 
 // TestAWebSocketHandshakeIsReplayed refuses a handshake once. Then messages

@@ -203,8 +203,8 @@ func TestAWrongUpstreamSourceIsFoundAtLoad(t *testing.T) {
 		says    []string
 	}{
 		"an upstream that there is not": {"upstream_source 127.0.0.1:9003 two", []string{"127.0.0.1:9003", "127.0.0.1:9001", "127.0.0.1:9002"}},
-		"no port":                       {"upstream_source 127.0.0.1 two", []string{"127.0.0.1:9001"}},
-		"a source that there is not":    {"upstream_source 127.0.0.1:9002 twoo", []string{"twoo", "one", "two"}},
+		"no port":                       {"upstream_source 127.0.0.1 two", []string{"127.0.0.1", "HOST:PORT"}},
+		"a source that there is not":    {"upstream_source 127.0.0.1:9002 erp", []string{"erp", "one", "two"}},
 		"twice":                         {"upstream_source 127.0.0.1:9002 two\n upstream_source 127.0.0.1:9002 one", []string{"upstream_source", "127.0.0.1:9002"}},
 		"no source":                     {"upstream_source 127.0.0.1:9002", []string{"upstream_source"}},
 	} {
@@ -324,7 +324,7 @@ func TestAThousandTenantsNeverGetEachOthersTokens(t *testing.T) {
 	for tenant := range revoked {
 		i.revoke(tenant)
 	}
-	if err := c.Reload(strings.Replace(text, "sources tenant-*", "sources tenant-* other-*", 1)); err != nil {
+	if err := c.Reload(strings.Replace(text, "sources tenant-*", "sources tenant-* tenant-1*", 1)); err != nil {
 		t.Errorf("the reload in the middle: %v", err)
 	}
 	asking.Wait()
@@ -410,7 +410,7 @@ func TestACallerCannotNameASourceOutsideThePattern(t *testing.T) {
 	values := []string{
 		"admin", "tenants-x", "", mark, "tenant-" + mark, "tenant-", "../" + mark, "../tenant-a", "tenant-a/../admin", "tenant-a/", "/tenant-a",
 		"TENANT-A", "tenant-a" + mark, "tenant-a,admin", "tenant-a admin", "tenant-{env.MARK}", "{env.SOURCE}", "{env.MARK}", "tenant-*", "*", "tenant-?",
-		"tenant-[a]", "tenant-a\tx", "tenant-\u0430", "{http.request.header.X-Other}", "\\tenant-a", strings.Repeat("tenant-", 1000) + mark,
+		"tenant-[a]", "tenant-a\tx", "tenant-\u0430", "{http.request.header.X-Other}", "\\tenant-a", strings.Repeat("tenant-", 50) + mark,
 	}
 	for _, path := range []string{"/whole/", "/part/", "/vars/", "/passing/"} {
 		for _, value := range values {
