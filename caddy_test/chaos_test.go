@@ -65,8 +65,8 @@ func chaos(t *testing.T, lasts time.Duration, seed uint64) (proved bool) {
 		"a": newChaosGate(t, p.TokenURL(), seed),
 		"b": newChaosGate(t, oidc+"/token", seed+1),
 	}}
-	api := newChaosAPI(t, p, c.gates["b"], oidc)
-	startChaosNodes(t, c, api, seedRefreshToken(t, oidc))
+	api := newChaosAPI(t, p, oidc)
+	startChaosNodes(t, c, api.URL, seedRefreshToken(t, oidc))
 	defer c.thaw()
 
 	callers := newChaosCallers(c, seed)
@@ -82,8 +82,7 @@ func chaos(t *testing.T, lasts time.Duration, seed uint64) (proved bool) {
 			case <-end:
 				return
 			}
-			p.Revoke()
-			c.gates["b"].revoke()
+			api.revoke()
 			c.event("", "all access tokens were revoked", "")
 		}
 	})
@@ -169,60 +168,87 @@ func strike(c *chaosCluster, random *rand.Rand, end <-chan struct{}) {
 	}
 }
 
-// newChaosAPI is the API of both sources. It asks the providers about each
-// token.
-func newChaosAPI(t *testing.T, a *provider.Provider, b *chaosGate, oidc string) string {
-	introspect := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
-	var active sync.Map // tokens of b, and until when that is believed
-	good := map[string]func(token string) string{
-		"a": func(token string) string {
-			if !a.Valid(token) {
-				return "not valid"
-			}
-			return ""
-		},
-		"b": func(token string) string {
-			if known, revoked := b.good(token); !known || revoked {
-				return fmt.Sprintf("known: %v, revoked: %v", known, revoked)
-			}
-			if until, ok := active.Load(token); ok && time.Now().Before(until.(time.Time)) {
-				return ""
-			}
-			req, err := http.NewRequest(http.MethodPost, oidc+"/token/introspection", strings.NewReader(url.Values{"token": {token}}.Encode()))
-			if err != nil {
-				return err.Error()
-			}
-			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-			req.SetBasicAuth(provider.ClientID, provider.ClientSecret)
-			resp, err := introspect.Do(req)
-			if err != nil {
-				t.Error(err)
-				return err.Error()
-			}
-			defer resp.Body.Close()
-			var answer struct{ Active bool }
-			if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || !answer.Active {
-				return "not active"
-			}
-			active.Store(token, time.Now().Add(50*time.Millisecond))
-			return ""
-		},
+// chaosAPI is the API of both sources. It asks the providers about each token.
+type chaosAPI struct {
+	*httptest.Server
+	t          *testing.T
+	oidc       string
+	a          *provider.Provider
+	introspect *http.Client
+
+	mu     sync.Mutex           // guards what follows
+	seen   map[string]bool      // tokens, revoked or not
+	active map[string]time.Time // tokens of b, and until when that is believed
+}
+
+func newChaosAPI(t *testing.T, a *provider.Provider, oidc string) *chaosAPI {
+	api := &chaosAPI{t: t, oidc: oidc, a: a, seen: make(map[string]bool), active: make(map[string]time.Time),
+		introspect: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 100}}}
+	api.Server = httptest.NewServer(api)
+	t.Cleanup(api.Close)
+	return api
+}
+
+// revoke ends every access token that was used so far. One that is still on its
+// way to a node is not among them: a request that was refused, and is refused
+// again with a token that was obtained since, is to be answered with that.
+func (api *chaosAPI) revoke() {
+	api.mu.Lock()
+	defer api.mu.Unlock()
+	for token := range api.seen {
+		api.seen[token] = true
 	}
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		source, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-		if good[source] == nil {
-			return // the control
-		}
-		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if why := good[source](token); why != "" {
-			w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
-			http.Error(w, "refused: "+why, http.StatusUnauthorized)
-			return
-		}
-		fmt.Fprintf(w, "hello %s", r.URL.Path)
-	}))
-	t.Cleanup(s.Close)
-	return s.URL
+}
+
+func (api *chaosAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	source, _, of := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	if !of {
+		return // the control
+	}
+	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if why := api.refuses(source, token); why != "" {
+		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+		http.Error(w, "refused: "+why, http.StatusUnauthorized)
+		return
+	}
+	fmt.Fprintf(w, "hello %s", r.URL.Path)
+}
+
+// refuses returns why a token is refused, or "".
+func (api *chaosAPI) refuses(source, token string) (why string) {
+	api.mu.Lock()
+	revoked := api.seen[token]
+	api.seen[token] = revoked
+	believed := time.Now().Before(api.active[token])
+	api.mu.Unlock()
+	switch {
+	case revoked:
+		return "revoked"
+	case source == "a" && !api.a.Valid(token):
+		return "not valid"
+	case source == "a" || believed:
+		return ""
+	}
+	req, err := http.NewRequest(http.MethodPost, api.oidc+"/token/introspection", strings.NewReader(url.Values{"token": {token}}.Encode()))
+	if err != nil {
+		return err.Error()
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.SetBasicAuth(provider.ClientID, provider.ClientSecret)
+	resp, err := api.introspect.Do(req)
+	if err != nil {
+		api.t.Error(err)
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	var answer struct{ Active bool }
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || !answer.Active {
+		return "not active"
+	}
+	api.mu.Lock()
+	defer api.mu.Unlock()
+	api.active[token] = time.Now().Add(50 * time.Millisecond)
+	return ""
 }
 
 // seedRefreshToken returns a refresh token as a person would have got it from
