@@ -27,7 +27,19 @@ type chaosCallers struct {
 	moved    map[string]int // not taken by a node that was being stopped or reloaded, and sent to another
 	failures map[string][]chaosFailure
 	slowest  map[string]time.Duration
+	stalls   []stall
 }
+
+// stall is a time in which the machine, or a part of it, stood still: a request
+// that needs no token took so long.
+type stall struct{ from, to time.Time }
+
+// Stalls that count, and how much of the time there may be such. Tokens live
+// for 3 s and are renewed 0.6 s before they end.
+const (
+	stallsFrom = 300 * time.Millisecond
+	mostStalls = 0.25
+)
 
 // chaosFailure is a request that failed, and had no excuse.
 type chaosFailure struct {
@@ -86,6 +98,62 @@ func (cc *chaosCallers) run(perSecond int, end <-chan struct{}) {
 		source := []string{"a", "b"}[n%2]
 		sending.Go(func() { cc.send(source, n) })
 	}
+}
+
+// control asks each node in turns for what needs no token, until the end. Where
+// that takes long, nothing is concluded from what happens then.
+func (cc *chaosCallers) control(end <-chan struct{}) {
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-end:
+			return
+		}
+		asking.Go(func() {
+			node, ok := cc.cluster.choose(cc.pick, nil)
+			if !ok {
+				return
+			}
+			began := time.Now()
+			_, _, _ = cc.ask(node.url + "/plain")
+			if time.Since(began) < stallsFrom {
+				return
+			}
+			if struck, closed := cc.cluster.meanwhile(node); !struck && !closed {
+				cc.mu.Lock()
+				cc.stalls = append(cc.stalls, stall{began, time.Now()})
+				cc.mu.Unlock()
+			}
+		})
+	}
+}
+
+// stalled says whether the machine stood still while a request was under way,
+// or so shortly before that a renewal was late. The caller holds mu.
+func (cc *chaosCallers) stalled(f chaosFailure) bool {
+	return slices.ContainsFunc(cc.stalls, func(s stall) bool {
+		return s.to.After(f.began.Add(-chaosLifetime)) && s.from.Before(f.ended)
+	})
+}
+
+// stood returns for how much of the time the machine stood still. The caller
+// holds mu.
+func (cc *chaosCallers) stood() (all time.Duration) {
+	var until time.Time
+	for _, s := range slices.SortedFunc(slices.Values(cc.stalls), func(a, b stall) int { return a.from.Compare(b.from) }) {
+		if s.from.Before(until) {
+			s.from = until
+		}
+		if s.to.After(s.from) {
+			all += s.to.Sub(s.from)
+			until = s.to
+		}
+	}
+	return all
 }
 
 func (cc *chaosCallers) pick(n int) int {

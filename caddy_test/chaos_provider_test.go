@@ -2,7 +2,6 @@ package caddy_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"io"
 	"maps"
 	"math/rand/v2"
@@ -28,7 +27,6 @@ type chaosGate struct {
 	failed int // of them, before the provider was asked
 	open   map[string]int
 	spends map[string][]spend // by refresh token
-	issued map[string]bool    // access tokens, revoked or not
 }
 
 // spend is a refresh token on its way to the provider.
@@ -42,7 +40,7 @@ const nodeHeader = "X-Node"
 
 func newChaosGate(t *testing.T, target string, seed uint64) *chaosGate {
 	g := &chaosGate{target: target, random: rand.New(rand.NewPCG(seed, 1)), open: make(map[string]int),
-		spends: make(map[string][]spend), issued: make(map[string]bool)}
+		spends: make(map[string][]spend)}
 	g.Server = httptest.NewServer(g)
 	t.Cleanup(g.Close)
 	return g
@@ -114,14 +112,6 @@ func (g *chaosGate) ask(node string, r *http.Request, body []byte) (status int, 
 	if answer, err = io.ReadAll(resp.Body); err != nil {
 		return http.StatusBadGateway, nil
 	}
-	var token struct {
-		Access string `json:"access_token"`
-	}
-	if json.Unmarshal(answer, &token) == nil && token.Access != "" {
-		g.mu.Lock()
-		g.issued[token.Access] = false
-		g.mu.Unlock()
-	}
 	return resp.StatusCode, answer
 }
 
@@ -130,23 +120,6 @@ func (g *chaosGate) asking(node string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.open[node] > 0
-}
-
-// revoke ends every access token that was issued so far.
-func (g *chaosGate) revoke() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for token := range g.issued {
-		g.issued[token] = true
-	}
-}
-
-// good says whether an access token was issued here and not revoked.
-func (g *chaosGate) good(access string) (known, revoked bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	revoked, known = g.issued[access]
-	return known, revoked
 }
 
 // spentTwice returns the refresh tokens that came to the provider more than

@@ -15,10 +15,10 @@ import (
 //go:embed testdata/module.go
 var module string
 
-// Binary builds a caddy with this storage, until the test ends.
+// Binary returns the path of a caddy with this storage.
 func Binary(tb testing.TB) string {
 	tb.Helper()
-	return harness.BinaryWith(tb, module)
+	return harness.SharedBinaryWith(tb, "redisstorage", module)
 }
 
 // Option is the global option for it: keys and locks begin with a prefix, so
