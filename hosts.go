@@ -64,7 +64,7 @@ func hostAllowed(host, port string, patterns []string) bool {
 		if wantPort != "" && wantPort != port {
 			continue
 		}
-		if labelsMatch(strings.ToLower(host), strings.ToLower(wantHost)) {
+		if labelsMatch(normalHost(host), normalHost(wantHost)) {
 			return true
 		}
 	}
@@ -84,9 +84,10 @@ func labelsMatch(host, pattern string) bool {
 	return true
 }
 
-// isLabel says whether a text can be one label of a name.
+// isLabel says whether a text can be one label of a name. In other letters there
+// are several ways to write the same name.
 func isLabel(text string) bool {
-	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r <= 0x7f && !isDigit(byte(r)) })
+	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r > 0x7f || !isDigit(byte(r)) })
 }
 
 // splitHostPort is net.SplitHostPort for what may have no port.

@@ -29,6 +29,9 @@ func (t *Transport) checkReplay() *mistake {
 			return wrong("replay_on", "%d is not a status by which an API refuses a token, such as 401", status)
 		}
 	}
+	if t.ReplayBuffer != nil && t.replayOff() {
+		return wrong("replay_buffer", "with replay_on off nothing is sent twice, so that nothing is kept")
+	}
 	if t.ReplayBuffer != nil && (*t.ReplayBuffer < 0 || *t.ReplayBuffer > maxReplayBuffer) {
 		return wrong("replay_buffer", "write a size up to 1GiB, such as 64KiB; each request that is under way may take as much memory")
 	}
@@ -59,13 +62,13 @@ func (t *Transport) refuses(resp *http.Response) bool {
 //
 // A token that another request, or another node, had got before may have been
 // revoked with the first one. Only then the request is sent a third time.
-func (t *Transport) replay(req *http.Request, refusal *http.Response, body *body, use *use, token *tokensource.Token, again bool) (*http.Response, error) {
+func (t *Transport) replay(req *http.Request, refusal *http.Response, body *body, use *use, token *tokensource.Token, began time.Time, again bool) (*http.Response, error) {
 	caused := use.refresher.Report(token)
-	if t.replayOff() || !body.rewind(req.Context()) {
+	if t.replayOff() || !body.hold(req.Context()) {
 		use.tell(req, refused)
 		return refusal, nil
 	}
-	ctx, cancel := t.patience(req.Context())
+	ctx, cancel := t.patience(req.Context(), began)
 	next, fresh := use.refresher.Replacement(ctx, token)
 	if heir := use.successor(); next == nil && heir != nil {
 		use = heir
@@ -76,9 +79,11 @@ func (t *Transport) replay(req *http.Request, refusal *http.Response, body *body
 	}
 	cancel()
 	if next == nil {
+		body.letGo()
 		use.tell(req, refused)
 		return refusal, nil
 	}
+	body.rewind()
 	attempt, out := t.injection.newAttempt(req)
 	t.injection.clean(out)
 	body.attach(out)
@@ -98,7 +103,7 @@ func (t *Transport) replay(req *http.Request, refusal *http.Response, body *body
 			use.refresher.Cured()
 		}
 	case !fresh && !again:
-		return t.replay(req, resp, body, use, next, true)
+		return t.replay(req, resp, body, use, next, began, true)
 	default:
 		use.tell(req, refused)
 		use.refresher.Report(next)
@@ -203,10 +208,10 @@ func (b *body) copyTrailer(to http.Header) {
 	}
 }
 
-// rewind takes the body from the current view, so that another can begin. It
+// hold stops the attempt that reads the body, so that another can begin. It
 // returns false where that is not possible: more was read than is kept, or the
-// caller stalls or has broken off.
-func (b *body) rewind(ctx context.Context) bool {
+// caller stalls or has broken off. What is held is to be let go or rewound.
+func (b *body) hold(ctx context.Context) bool {
 	if b == nil {
 		return true
 	}
@@ -219,12 +224,27 @@ func (b *body) rewind(ctx context.Context) bool {
 	case <-ctx.Done():
 		return false
 	}
-	defer b.release()
 	if b.limit < 0 || b.err != nil && b.err != io.EOF {
+		b.release()
 		return false
 	}
-	b.current.Store(nil)
 	return true
+}
+
+// letGo has the attempt go on that was held: its refusal is the answer, and would
+// be cut off with its request.
+func (b *body) letGo() {
+	if b != nil {
+		b.release()
+	}
+}
+
+// rewind takes the body from the attempt that is held.
+func (b *body) rewind() {
+	if b != nil {
+		b.current.Store(nil)
+		b.release()
+	}
 }
 
 // settle says that there will be no other view, so that nothing is kept any

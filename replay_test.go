@@ -23,6 +23,15 @@ func newTestBody(t *testing.T, source io.Reader, limit int64) (*http.Request, *b
 	return req, in.newBody(req, limit)
 }
 
+// again has the body read once more, if that is possible.
+func again(t *testing.T, b *body) bool {
+	if !b.hold(t.Context()) {
+		return false
+	}
+	b.rewind()
+	return true
+}
+
 // view attaches one more attempt.
 func (b *body) view(req *http.Request) io.ReadCloser {
 	out := req.WithContext(req.Context())
@@ -50,7 +59,7 @@ func TestWhatOneAttemptHasReadTheNextOneReadsAgain(t *testing.T) {
 			_, err := io.Copy(io.Discard, inPieces{first})
 			read <- err
 		}()
-		if !b.rewind(t.Context()) {
+		if !again(t, b) {
 			t.Fatal("the body is small, and cannot be read again")
 		}
 		got, err := io.ReadAll(inPieces{b.view(req)})
@@ -72,8 +81,8 @@ func TestABodyLargerThanTheBufferPassesAndCannotBeReadAgain(t *testing.T) {
 		if err != nil || string(got) != sent {
 			t.Fatalf("of %d bytes %d came: %v", size, len(got), err)
 		}
-		if again := b.rewind(t.Context()); again != (size <= limit) {
-			t.Errorf("%d bytes can be read again: %v", size, again)
+		if can := again(t, b); can != (size <= limit) {
+			t.Errorf("%d bytes can be read again: %v", size, can)
 		}
 		if size > limit && b.kept != nil {
 			t.Error("the buffer is kept for nothing")
@@ -89,7 +98,7 @@ func TestABodyWhoseCallerStallsCannotBeReadAgain(t *testing.T) {
 	go func() { _, _ = io.Copy(io.Discard, first) }()
 	<-stalls
 	began := time.Now()
-	if b.rewind(t.Context()) {
+	if again(t, b) {
 		t.Error("it can")
 	}
 	if took := time.Since(began); took < stalled {
@@ -97,7 +106,7 @@ func TestABodyWhoseCallerStallsCannotBeReadAgain(t *testing.T) {
 	}
 	gone, leave := context.WithCancel(t.Context())
 	leave()
-	if b.rewind(gone) {
+	if b.hold(gone) {
 		t.Error("it can for a caller who has left")
 	}
 	caller.Close()
@@ -106,7 +115,7 @@ func TestABodyWhoseCallerStallsCannotBeReadAgain(t *testing.T) {
 func TestABodyThatBrokeOffIsNotSentAgain(t *testing.T) {
 	req, b := newTestBody(t, io.MultiReader(strings.NewReader("half"), broken{}), 1000)
 	_, _ = io.ReadAll(b.view(req))
-	if b.rewind(t.Context()) {
+	if again(t, b) {
 		t.Error("it is")
 	}
 }
@@ -137,7 +146,7 @@ func TestTheSourceIsClosedWithTheLastView(t *testing.T) {
 		b := in.newBody(req, 1000)
 		first := b.view(req)
 		first.Close()
-		if !b.rewind(t.Context()) {
+		if !again(t, b) {
 			t.Fatal("it cannot be read again")
 		}
 		last := b.view(req)
@@ -178,7 +187,7 @@ func TestEachAttemptHasTrailersOfItsOwn(t *testing.T) {
 		if out.Trailer.Get("X-Sum") != "1" || len(out.Trailer) != 1 {
 			t.Errorf("sent %v", out.Trailer)
 		}
-		if !b.rewind(t.Context()) {
+		if !again(t, b) {
 			t.Fatal("it cannot be read again")
 		}
 	}
@@ -197,4 +206,29 @@ func (f *fills) Read(p []byte) (int, error) {
 		f.trailer.Set("Authorization", "the caller's")
 	}
 	return n, err
+}
+
+func TestWhatIsLetGoGoesOn(t *testing.T) {
+	req, b := newTestBody(t, inPieces{strings.NewReader(strings.Repeat("x", 5000))}, 8192)
+	view := b.view(req)
+	if _, err := io.ReadFull(view, make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	if !b.hold(t.Context()) {
+		t.Fatal("it cannot be held")
+	}
+	rest := make(chan int)
+	go func() {
+		text, _ := io.ReadAll(view)
+		rest <- len(text)
+	}()
+	select {
+	case n := <-rest:
+		t.Errorf("%d bytes were read meanwhile", n)
+	case <-time.After(50 * time.Millisecond):
+	}
+	b.letGo()
+	if n := <-rest; n != 4900 {
+		t.Errorf("%d bytes came afterwards", n)
+	}
 }

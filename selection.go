@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"path"
 	"slices"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
+	"golang.org/x/net/idna"
 
 	"github.com/caddytoken/inject-token/refresher"
 )
@@ -50,9 +52,14 @@ func (u *use) successor() *use {
 // request, and looked up among the sources that it may name.
 type selection struct {
 	byUpstream map[string]*use // by host:port
-	always     *use            // nil where the name holds placeholders
-	byName     map[string]*use
-	none       *use // of what gets no token
+
+	// byHealthPort are the sources of a host whose health is asked for at another
+	// port than the upstreams'.
+	byHealthPort map[string][]*use
+
+	always *use // nil where the name holds placeholders
+	byName map[string]*use
+	none   *use // of what gets no token
 }
 
 // isTemplate says whether the name of a source is one for each request.
@@ -60,7 +67,7 @@ func isTemplate(name string) bool { return strings.Contains(name, "{") }
 
 // newSelection finds the sources that a transport may use.
 func newSelection(t *Transport, app *App) (*selection, error) {
-	s := &selection{byUpstream: make(map[string]*use), byName: make(map[string]*use), none: newUse(t.Source, nil)}
+	s := &selection{byUpstream: make(map[string]*use), byHealthPort: make(map[string][]*use), byName: make(map[string]*use), none: newUse(t.Source, nil)}
 	uses := make(map[string]*use)
 	find := func(name string) (*use, error) {
 		if u := uses[name]; u != nil {
@@ -76,8 +83,14 @@ func newSelection(t *Transport, app *App) (*selection, error) {
 	}
 	var err error
 	for upstream, name := range t.UpstreamSources {
-		if s.byUpstream[addressOf(upstream)], err = find(name); err != nil {
+		u, err := find(name)
+		if err != nil {
 			return nil, wrong("upstream_source", "%v", err)
+		}
+		s.byUpstream[addressOf(upstream)] = u
+		if t.healthPort != "" {
+			host, _, _ := net.SplitHostPort(upstream)
+			s.byHealthPort[normalHost(host)] = append(s.byHealthPort[normalHost(host)], u)
 		}
 	}
 	if !isTemplate(t.Source) {
@@ -98,23 +111,39 @@ func newSelection(t *Transport, app *App) (*selection, error) {
 	return s, nil
 }
 
-// addressOf is an upstream's address as it is dialed.
+// addressOf is an upstream's address as it is dialed, in one form.
 func addressOf(dial string) string {
 	address, err := caddy.ParseNetworkAddressWithDefaults(dial, "tcp", 0)
 	if err != nil || !isTCP(address.Network) {
 		return dial
 	}
-	return strings.ToLower(net.JoinHostPort(address.Host, portOf(address)))
+	return net.JoinHostPort(normalHost(address.Host), portOf(address))
+}
+
+// normalHost is a host in one form: names that are the same to DNS are the same.
+func normalHost(host string) string {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.Unmap().String()
+	}
+	if ascii, err := idna.Lookup.ToASCII(host); err == nil { // as net/http does
+		host = ascii
+	}
+	return strings.ToLower(strings.TrimSuffix(host, "."))
 }
 
 // of returns the source for a request; nil where it names none that it may use.
-// A health check names none, for no caller has sent it, and gets no token.
+// A health check names none, for no caller has sent it, and gets no token where
+// it is not known which one its upstream takes.
 func (s *selection) of(req *http.Request, name string) *use {
 	ctx := req.Context()
+	isHealthCheck := ctx.Value(caddyhttp.ServerCtxKey) == nil
 	if len(s.byUpstream) > 0 {
 		if dial, ok := reverseproxy.GetDialInfo(ctx); ok {
-			if u := s.byUpstream[strings.ToLower(dial.Address)]; u != nil {
+			if u := s.byUpstream[net.JoinHostPort(normalHost(dial.Host), dial.Port)]; u != nil {
 				return u
+			}
+			if isHealthCheck && len(s.byHealthPort) > 0 {
+				return s.ofHost(normalHost(dial.Host))
 			}
 		}
 	}
@@ -122,10 +151,22 @@ func (s *selection) of(req *http.Request, name string) *use {
 		return s.always
 	}
 	repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok || ctx.Value(caddyhttp.ServerCtxKey) == nil {
+	if !ok || isHealthCheck {
 		return s.none
 	}
 	return s.byName[repl.ReplaceAll(name, "")]
+}
+
+// ofHost returns the source of a host's upstreams, if it is one.
+func (s *selection) ofHost(host string) *use {
+	uses := s.byHealthPort[host]
+	switch {
+	case len(uses) == 0 && s.always != nil:
+		return s.always
+	case len(uses) == 1:
+		return uses[0]
+	}
+	return s.none
 }
 
 // refuseSource answers a request that names no source it may use. The name is
@@ -142,6 +183,8 @@ func (t *Transport) checkSources() *mistake {
 	switch {
 	case isTemplate(t.Source) && len(t.SourcePatterns) == 0:
 		return wrong("sources", "missing; the name of the token source holds a placeholder, so say which sources it may name, such as sources tenant-*")
+	case strings.Count(t.Source, "{") != strings.Count(t.Source, "}"):
+		return wrong("inject_token", "a brace in the name of the token source is not closed")
 	case !isTemplate(t.Source) && len(t.SourcePatterns) > 0:
 		return wrong("sources", "the name of the token source holds no placeholder, so that there is nothing to choose")
 	}
@@ -155,7 +198,12 @@ func (t *Transport) checkNames() *mistake {
 			return wrong("sources", "%q is not the name of a source, in which * stands for anything", pattern)
 		}
 	}
+	seen := make(map[string]string)
 	for _, upstream := range slices.Sorted(maps.Keys(t.UpstreamSources)) {
+		if other, twice := seen[addressOf(upstream)]; twice {
+			return wrong("upstream_source", "%s and %s are the same upstream", other, upstream)
+		}
+		seen[addressOf(upstream)] = upstream
 		host, port, err := net.SplitHostPort(upstream)
 		if _, notNumber := strconv.ParseUint(port, 10, 16); err != nil || host == "" || notNumber != nil || strings.ContainsAny(host, "/{") {
 			return wrong("upstream_source", "%q is not HOST:PORT, such as api.example.org:443", upstream)

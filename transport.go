@@ -74,6 +74,7 @@ type Transport struct {
 	selection   *selection
 	log         *zap.Logger
 	tryDuration time.Duration // reverse_proxy's lb_try_duration; 0: none
+	healthPort  string        // where health is asked for at another port, or elsewhere
 }
 
 // DefaultWait is how long a request may wait for the first token.
@@ -191,11 +192,12 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 		use.tell(req, passed)
 		return t.send(out)
 	}
+	began := time.Now()
 	replayable := !t.replayOff() && body.replayable()
-	token, err := t.token(req.Context(), use, replayable)
+	token, err := t.token(req.Context(), use, began, replayable)
 	if next := use.successor(); err != nil && next != nil {
 		use = next
-		token, err = t.token(req.Context(), use, replayable)
+		token, err = t.token(req.Context(), use, began, replayable)
 	}
 	if err != nil {
 		return t.without(req, out, use, err)
@@ -205,7 +207,7 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 		use.tell(req, sentOutcome(injected, err))
 		return resp, err
 	}
-	return t.replay(req, resp, body, use, token, false)
+	return t.replay(req, resp, body, use, token, began, false)
 }
 
 // inject sends a request with a token.
@@ -263,11 +265,11 @@ func neverSent(method string) bool {
 
 // token returns a valid token. A request that cannot be sent twice gets none
 // that an upstream has just refused while another is on its way.
-func (t *Transport) token(ctx context.Context, use *use, replayable bool) (*tokensource.Token, error) {
+func (t *Transport) token(ctx context.Context, use *use, began time.Time, replayable bool) (*tokensource.Token, error) {
 	if token := use.refresher.Current(); token != nil && (replayable || !use.refresher.Suspect()) {
 		return token, nil
 	}
-	ctx, cancel := t.patience(ctx)
+	ctx, cancel := t.patience(ctx, began)
 	defer cancel()
 	if replayable {
 		return use.refresher.Token(ctx)
@@ -275,14 +277,14 @@ func (t *Transport) token(ctx context.Context, use *use, replayable bool) (*toke
 	return use.refresher.Unsuspected(ctx)
 }
 
-// patience bounds the time for which a request may wait for a token: by our own
-// wait, by reverse_proxy's lb_try_duration and by the deadline that the context
-// has already, whichever ends first.
-func (t *Transport) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+// patience bounds the time for which a request may wait for a token, from its
+// beginning: by our own wait, by reverse_proxy's lb_try_duration and by the
+// deadline that the context has already, whichever ends first.
+func (t *Transport) patience(ctx context.Context, began time.Time) (context.Context, context.CancelFunc) {
 	if t.tryDuration > 0 && t.tryDuration < time.Duration(t.Wait) {
-		return context.WithTimeoutCause(ctx, t.tryDuration, errTryDuration)
+		return context.WithDeadlineCause(ctx, began.Add(t.tryDuration), errTryDuration)
 	}
-	return context.WithTimeoutCause(ctx, time.Duration(t.Wait), errWait)
+	return context.WithDeadlineCause(ctx, began.Add(time.Duration(t.Wait)), errWait)
 }
 
 // Which time ran out.

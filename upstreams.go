@@ -2,6 +2,7 @@ package injecttoken
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"slices"
 	"strconv"
@@ -35,6 +36,9 @@ func (t *Transport) checkUpstreams(ctx caddy.Context) *mistake {
 	}
 	if m := t.checkWait(handler); m != nil {
 		return m
+	}
+	if checks := handler.HealthChecks; checks != nil && checks.Active != nil && (checks.Active.Port != 0 || checks.Active.Upstream != "") {
+		t.healthPort = cmp.Or(checks.Active.Upstream, strconv.Itoa(checks.Active.Port))
 	}
 	if handler.LoadBalancing != nil {
 		t.tryDuration = time.Duration(handler.LoadBalancing.TryDuration)

@@ -129,7 +129,8 @@ func (r *Refresher) Replacement(ctx context.Context, refused *tokensource.Token)
 		f = r.flight
 		fresh = f != nil && (again || f.refused)
 		pause, short := r.shortPause()
-		if f == nil && short && pause <= 0 {
+		ended := r.ended
+		if f == nil && short && pause <= 0 && !ended {
 			f, fresh = r.fly(), true
 		}
 		r.mu.Unlock()
@@ -140,7 +141,7 @@ func (r *Refresher) Replacement(ctx context.Context, refused *tokensource.Token)
 			case <-ctx.Done():
 				return nil, false
 			}
-		case short:
+		case short && !ended:
 			if !sleep(ctx, pause) {
 				return nil, false
 			}
