@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -137,8 +138,19 @@ func (a *App) Start() error {
 	return nil
 }
 
-// Stop does nothing: the requests that are being drained still need tokens.
-func (a *App) Stop() error { return nil }
+// Stop has the token requests end that are under way for a source which no other
+// configuration has: soon the storage is closed. Nothing is released, for the
+// requests that are being drained still need tokens.
+func (a *App) Stop() error {
+	var finishing sync.WaitGroup
+	for _, running := range a.running {
+		if held, _ := refreshers.References(running.key); caddy.Exiting() || held <= 1 {
+			finishing.Go(func() { running.refresher.Finish(endGrace) })
+		}
+	}
+	finishing.Wait()
+	return nil
+}
 
 // Cleanup gives back exactly what Provision and Start have taken.
 func (a *App) Cleanup() error {

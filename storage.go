@@ -47,6 +47,7 @@ const recordVersion = 1
 type record struct {
 	Version    int             `json:"version"`
 	Counter    uint64          `json:"counter"`
+	Origin     string          `json:"origin"`
 	Node       string          `json:"node"`
 	Stored     time.Time       `json:"stored"`
 	Shared     bool            `json:"shared,omitempty"`
@@ -132,7 +133,7 @@ func (s *store) decode(key string, text []byte) (*refresher.Record, error) {
 			"the entry %s of the storage was written by a later version of this module (%d, this one knows %d); it is left alone", key, version.Version, recordVersion)}
 	}
 	var r record
-	if json.Unmarshal(text, &r) != nil || r.Counter == 0 {
+	if json.Unmarshal(text, &r) != nil || r.Counter == 0 || r.Counter > math.MaxInt64 {
 		return nil, unreadable("is damaged")
 	}
 	plain := []byte(r.Token)
@@ -153,7 +154,7 @@ func (s *store) decode(key string, text []byte) (*refresher.Record, error) {
 	if err != nil {
 		return nil, unreadable("is damaged")
 	}
-	return &refresher.Record{Counter: r.Counter, Token: token, Foreign: !s.source.Takes(token), Shared: r.Shared}, nil
+	return &refresher.Record{Counter: r.Counter, Origin: r.Origin, Token: token, Foreign: !s.source.Takes(token), Shared: r.Shared}, nil
 }
 
 // bound is what the ciphertext of a record is bound to.
@@ -185,7 +186,7 @@ func (s *store) encode(r *refresher.Record) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := record{Version: recordVersion, Counter: r.Counter, Node: node, Stored: time.Now().UTC().Truncate(time.Millisecond), Shared: r.Shared}
+	out := record{Version: recordVersion, Counter: r.Counter, Origin: r.Origin, Node: node, Stored: time.Now().UTC().Truncate(time.Millisecond), Shared: r.Shared}
 	keys, err := s.keys.resolve()
 	if err != nil {
 		return nil, err
@@ -214,6 +215,7 @@ func (s *store) tidy(ctx context.Context, dir string) {
 		if strings.Trim(path.Base(key), "0123456789") != "" {
 			continue
 		}
+		key = path.Join(dir, path.Base(key))
 		if info, err := s.storage.Stat(ctx, key); err == nil && time.Since(info.Modified) > leftoverAge {
 			_ = s.storage.Delete(ctx, key)
 		}
@@ -252,7 +254,7 @@ func (s *store) Intents(ctx context.Context) ([]refresher.Intent, error) {
 		if !isIntent {
 			continue
 		}
-		text, err := s.storage.Load(ctx, key)
+		text, err := s.storage.Load(ctx, path.Join(dir, path.Base(key))) // some storages list names alone
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
 		}

@@ -83,6 +83,9 @@ func (r *Refresher) run(f *flight, e *Environment) {
 			r.heldAt = r.now()
 		}
 	}
+	if newest := r.environment(); newest != nil && newest != e && newest.store != nil {
+		r.keep() // it may have another storage
+	}
 	unsaved := out.unsaved != nil && !r.unsaved
 	if out.unsaved != nil {
 		r.unsaved = true

@@ -49,7 +49,7 @@ func (r *Refresher) keepNow() (kept, awaited bool) {
 	r.mu.Lock()
 	e := r.environment()
 	r.mu.Unlock()
-	if e != nil && e.store != nil && newest.token != nil && e.keepIn(&newest) != nil {
+	if e != nil && e.store != nil && newest.token != nil && r.keepIn(e.store, &newest) != nil {
 		if newest.claim == 0 {
 			return false, false
 		}
@@ -67,19 +67,25 @@ func (r *Refresher) keepNow() (kept, awaited bool) {
 	return true, false
 }
 
-// keepIn stores the newest token, unless there is a newer one.
-func (e *Environment) keepIn(newest *state) error {
-	record, err := e.store.load()
-	if err != nil && !isUnreadable(err) || isNewer(err) {
+// keepIn stores the newest token, unless there is a newer one, or one of another
+// history: that of a storage which others have had before us.
+func (r *Refresher) keepIn(store *patientStore, newest *state) error {
+	record, err := store.load()
+	switch {
+	case isNewer(err), err != nil && !isUnreadable(err):
 		return err
-	}
-	if record == nil || record.Counter < newest.counter {
+	case isUnreadable(err) && r.options.OneUse && newest.claim == 0:
+		return err // it may be a newer one
+	case record != nil && newest.isOther(record):
+		newest.take(record, onThisClock(record.Token, time.Time{}, r.now()))
+		return nil
+	case record == nil || record.Counter < newest.counter:
 		if isUnreadable(err) {
-			if err := e.store.do(e.store.SetAside); err != nil {
+			if err := store.do(store.SetAside); err != nil {
 				return err
 			}
 		}
-		if err := e.store.save(&Record{Counter: newest.counter, Token: newest.token, Shared: newest.shared}); err != nil {
+		if err := store.save(newest.record()); err != nil {
 			return err
 		}
 	}

@@ -17,22 +17,40 @@ type Lineage struct {
 	newest chan state // empty while somebody has the turn
 	node   string     // its name among all that share a storage
 	claims atomic.Uint64
+
+	// others are those whose intents were seen; whoever has the turn may touch it.
+	others map[claimID]*other
 }
 
 // state is the newest token of a lineage, and what is known of its storage.
 type state struct {
 	token   *tokensource.Token
 	counter uint64
+	origin  string // which history of records counter belongs to
 
 	looked  time.Time // when the storage was read last; zero: never
 	shared  bool      // another node was seen at work
 	unsaved bool      // token could not be stored
+	lost    bool      // the storage has lost the record, and others may have a newer one
 	claim   uint64    // of the intent by which it was obtained, while it is unsaved; 0: none
 }
 
 // NewLineage returns a lineage without a token.
 func NewLineage() *Lineage {
-	l := &Lineage{newest: make(chan state, 1), node: strings.ToLower(rand.Text()[:16])}
+	l := &Lineage{newest: make(chan state, 1), node: strings.ToLower(rand.Text()[:16]), others: make(map[claimID]*other)}
 	l.newest <- state{}
 	return l
+}
+
+// isOther says whether a record is of another history.
+func (s *state) isOther(r *Record) bool { return s.origin != "" && r.Origin != s.origin }
+
+// take makes a record the newest.
+func (s *state) take(r *Record, token *tokensource.Token) {
+	s.token, s.counter, s.origin = token, r.Counter, r.Origin
+	s.unsaved, s.lost, s.claim = false, false, 0
+}
+
+func (s *state) record() *Record {
+	return &Record{Counter: s.counter, Origin: s.origin, Token: s.token, Shared: s.shared}
 }

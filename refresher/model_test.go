@@ -142,6 +142,7 @@ func (s *modelStorage) overwriter() string {
 
 type modelRecord struct {
 	counter uint64
+	origin  string
 	token   []byte
 	shared  bool
 }
@@ -191,7 +192,7 @@ func (s *modelStore) Load(context.Context) (out *Record, err error) {
 				s.m.t.Error(problem)
 				return
 			}
-			out = &Record{Counter: r.counter, Token: token, Foreign: !s.source.Takes(token), Shared: r.shared}
+			out = &Record{Counter: r.counter, Origin: r.origin, Token: token, Foreign: !s.source.Takes(token), Shared: r.shared}
 		}
 	})
 	return out, err
@@ -209,7 +210,7 @@ func (s *modelStore) Save(_ context.Context, r *Record) error {
 				storage.overwritten = s.id
 			}
 		}
-		storage.record = &modelRecord{r.Counter, text, r.Shared}
+		storage.record = &modelRecord{r.Counter, r.Origin, text, r.Shared}
 		s.setPending(false)
 	})
 }

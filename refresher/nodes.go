@@ -2,6 +2,8 @@ package refresher
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -24,8 +26,9 @@ const (
 	beatEvery = time.Second
 	deadAfter = 10 * time.Second
 
-	// permitFor is how old an intent is at most when a refresh token is sent. It
-	// must be less than deadAfter: until then nobody goes on without us.
+	// permitFor is how old the last beat of an intent is at most when a refresh
+	// token is sent, and how far beats are apart. It must be less than deadAfter:
+	// until then nobody goes on without us.
 	permitFor = 5 * time.Second
 )
 
@@ -44,7 +47,7 @@ type other struct {
 // stores.
 func (n *renewal) lock() (outcome, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	got := n.e.store.lock(ctx)
+	got := n.store().lock(ctx)
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for began := time.Now(); ; {
@@ -55,7 +58,7 @@ func (n *renewal) lock() (outcome, error) {
 				return outcome{}, err
 			}
 			n.unlock = func() {
-				n.e.store.unlock()
+				n.store().unlock()
 				cancel()
 			}
 			return outcome{}, nil
@@ -86,7 +89,7 @@ func (n *renewal) lock() (outcome, error) {
 // long as it harms nobody, and where there is no other way.
 func (n *renewal) patient(waited time.Duration) bool {
 	if n.r.options.OneUse || n.lives() {
-		return waited < n.r.options.Timeout
+		return waited < max(n.r.options.Timeout, deadAfter+lockPatience)
 	}
 	return waited < lockPatience
 }
@@ -107,21 +110,25 @@ func (n *renewal) lives() bool {
 // intents returns those of other nodes that may be at work on the next token,
 // and removes those that are not.
 func (n *renewal) intents() (live []Intent, err error) {
-	all, err := n.e.store.intents()
+	all, err := n.store().intents()
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
+	others := n.r.options.Lineage.others
+	there := make(map[claimID]bool)
 	for _, intent := range all {
+		id := claimID{intent.Node, intent.Claim}
+		there[id] = true
 		own := intent.Node == n.r.options.Lineage.node
-		if own && intent.Claim == n.claim && !n.claimed.IsZero() {
+		if own && intent.Claim == n.claim && n.claimed {
 			continue
 		}
-		id := claimID{intent.Node, intent.Claim}
-		seen := n.others[id]
+		seen := others[id]
 		if seen == nil || seen.beat != intent.Beat {
+			n.state.shared = n.state.shared || seen != nil && !own // it is alive
 			seen = &other{intent.Beat, now}
-			n.others[id] = seen
+			others[id] = seen
 		}
 		switch {
 		case own || intent.Counter <= n.state.counter: // it has ended
@@ -129,12 +136,19 @@ func (n *renewal) intents() (live []Intent, err error) {
 			live = append(live, intent)
 			continue
 		}
-		if err := n.e.store.removeIntent(intent); err != nil {
+		if err := n.store().removeIntent(intent); err != nil {
 			return nil, err
 		}
 	}
+	maps.DeleteFunc(others, func(id claimID, _ *other) bool { return !there[id] })
+	if mine := (claimID{n.r.options.Lineage.node, n.claim}); n.claimed && !there[mine] {
+		return nil, errHides
+	}
 	return live, nil
 }
+
+// errHides is what a storage is good for that does not show what was written.
+var errHides = errors.New("the storage does not show what was written to it")
 
 // intend stores the intent to spend the refresh token. Whoever stores one first
 // and then looks for others cannot miss another who does the same: at most one
@@ -148,8 +162,9 @@ func (n *renewal) intend() (outcome, error) {
 		pause := pollEvery
 		if len(live) == 0 {
 			n.claim = n.r.options.Lineage.claims.Add(1)
-			n.claimed = n.r.now() // also where it fails: it may be there all the same
-			if err := n.e.store.saveIntent(n.intent()); err != nil {
+			n.signs = new(signs)
+			n.claimed = true // also where it fails: it may be there all the same
+			if err := n.sign(); err != nil {
 				return outcome{}, err
 			}
 			if live, err = n.intents(); err != nil {
@@ -189,8 +204,8 @@ func (l *Lineage) intent(claim, counter uint64) Intent {
 }
 
 func (n *renewal) disclaim() {
-	if !n.claimed.IsZero() && n.e.store.removeIntent(n.intent()) == nil {
-		n.claimed = time.Time{}
+	if n.claimed && n.store().removeIntent(n.intent()) == nil {
+		n.claimed = false
 	}
 }
 
@@ -227,8 +242,8 @@ func (n *renewal) beat() (end func() (asleep time.Duration)) {
 			if gap := time.Since(last); gap > 2*beatEvery {
 				asleep += gap
 			}
-			if !n.claimed.IsZero() {
-				_ = n.e.store.saveIntent(n.intent())
+			if n.claimed {
+				_ = n.sign()
 			}
 			last = time.Now()
 		}
@@ -238,6 +253,34 @@ func (n *renewal) beat() (end func() (asleep time.Duration)) {
 		beating.Wait()
 		return asleep
 	})
+}
+
+// sign stores the intent of this node, once more, so that others see it alive.
+func (n *renewal) sign() error {
+	at := n.r.now()
+	if err := n.store().saveIntent(n.intent()); err != nil {
+		return err
+	}
+	n.signs.mu.Lock()
+	defer n.signs.mu.Unlock()
+	// Where they did not see it for long, they may have gone on without it.
+	n.signs.lapsed = n.signs.lapsed || !n.signs.last.IsZero() && apart(at, n.signs.last) > permitFor
+	n.signs.last = at
+	return nil
+}
+
+// signs are when the intent of this node was stored.
+type signs struct {
+	mu     sync.Mutex // guards what follows
+	last   time.Time
+	lapsed bool
+}
+
+// fresh says whether nobody can have gone on without this node.
+func (s *signs) fresh(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.lapsed && apart(now, s.last) <= permitFor
 }
 
 // apart is the time between two times, by the clock that shows more of it.

@@ -86,7 +86,11 @@ type Refresher struct {
 	base    context.Context // of token requests; ends when Close has waited
 	end     context.CancelFunc
 	closed  chan struct{} // when Close begins
-	now     func() time.Time
+
+	// finishing is closed when no refresh token may be spent any more.
+	finishing chan struct{}
+	finish    func()
+	now       func() time.Time
 
 	// current is what callers get; the only thing that the hot path reads.
 	current atomic.Pointer[tokensource.Token]
@@ -130,7 +134,11 @@ func New(options Options) *Refresher {
 		options.Lineage = NewLineage()
 	}
 	base, end := context.WithCancel(context.Background())
-	return &Refresher{options: options, base: base, end: end, closed: make(chan struct{}), now: time.Now}
+	finishing := make(chan struct{})
+	return &Refresher{
+		options: options, base: base, end: end, closed: make(chan struct{}),
+		finishing: finishing, finish: sync.OnceFunc(func() { close(finishing) }), now: time.Now,
+	}
 }
 
 // Attach gives the refresher an environment; it uses the newest one attached.
@@ -146,8 +154,8 @@ func (r *Refresher) Attach(e *Environment) (detach func()) {
 	switch {
 	case r.flight != nil:
 		r.launch()
-	case r.current.Load() == nil && r.failure == nil:
-		r.fly()
+	case r.current.Load() == nil && (r.failure == nil || r.failure.Permanent && r.failure.StatusCode == 0):
+		r.fly() // also where nobody was asked, for what was missing may be there
 	case e.store != nil && r.obtained != nil: // perhaps another one than before
 		r.keep()
 	}
@@ -159,7 +167,11 @@ func (r *Refresher) detach(e *Environment) {
 	defer r.mu.Unlock()
 	for i, attached := range r.environments {
 		if attached == e {
+			newest := i == len(r.environments)-1
 			r.environments = append(r.environments[:i:i], r.environments[i+1:]...)
+			if newest && i > 0 && r.obtained != nil { // a failed reload: back to the storage before
+				r.keep()
+			}
 			return
 		}
 	}
@@ -290,10 +302,45 @@ func (r *Refresher) backingOff() *Unavailable {
 	return nil
 }
 
+// Finish is for the end of a configuration, while its storage can still be used:
+// a token request that is under way is waited for, up to grace, and what could
+// not be stored is stored if it can be. No refresh token is spent any more.
+func (r *Refresher) Finish(grace time.Duration) {
+	r.finish()
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	r.mu.Lock()
+	f := r.flight
+	launched := f != nil && f.launched
+	r.mu.Unlock()
+	if launched {
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return
+		}
+	}
+	r.mu.Lock()
+	unsaved := r.unsaved
+	r.mu.Unlock()
+	if unsaved {
+		kept := make(chan struct{})
+		go func() {
+			defer close(kept)
+			r.keepNow()
+		}()
+		select {
+		case <-kept:
+		case <-ctx.Done():
+		}
+	}
+}
+
 // Close ends the refresher. A token request that is under way is waited for,
 // up to grace, since its answer may hold a rotated refresh token.
 func (r *Refresher) Close(grace time.Duration) {
 	r.mu.Lock()
+	r.finish()
 	if !r.ended {
 		close(r.closed)
 	}

@@ -3,6 +3,7 @@ package refresher
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"runtime/debug"
 	"time"
@@ -35,10 +36,10 @@ type renewal struct {
 	state state // to be given back
 
 	unlock  func()
-	claim   uint64             // the number of this node's intent
-	claimed time.Time          // when it was stored; zero: none is
-	spent   bool               // the refresh token was sent, and the outcome is not stored
-	others  map[claimID]*other // whose intents were seen
+	claim   uint64 // the number of this node's intent
+	claimed bool   // it is stored
+	signs   *signs // of it
+	spent   bool   // the refresh token was sent, and the outcome is not stored
 }
 
 // outcome is what a renewal has come to.
@@ -58,7 +59,7 @@ func (r *Refresher) renew(e *Environment, look bool) (out outcome, err error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	n := &renewal{r: r, e: e, look: look, state: newest, others: make(map[claimID]*other)}
+	n := &renewal{r: r, e: e, look: look, state: newest, signs: new(signs)}
 	defer func() { r.options.Lineage.newest <- n.state }()
 	defer func() {
 		if n.state.token != nil {
@@ -73,6 +74,17 @@ func (r *Refresher) renew(e *Environment, look bool) (out outcome, err error) {
 		n.leave()
 	}()
 	return n.run()
+}
+
+// store is that of the newest configuration: the one with which a renewal has
+// begun may be closed meanwhile.
+func (n *renewal) store() *patientStore {
+	n.r.mu.Lock()
+	defer n.r.mu.Unlock()
+	if e := n.r.environment(); e != nil {
+		return e.store
+	}
+	return n.e.store
 }
 
 // takeTurn waits for the newest token of the lineage, which is to be given back.
@@ -98,7 +110,7 @@ func (r *Refresher) takeTurn() (newest state, err error) {
 // be no time left to store what comes of it.
 func (n *renewal) ending() <-chan struct{} {
 	if n.spends() {
-		return n.r.closed
+		return n.r.finishing
 	}
 	return nil
 }
@@ -113,7 +125,7 @@ func (n *renewal) hasEnded() bool {
 }
 
 func (n *renewal) run() (outcome, error) {
-	if n.e.store == nil {
+	if n.store() == nil {
 		if n.look {
 			return outcome{}, errNothingNewer
 		}
@@ -137,7 +149,7 @@ func (n *renewal) run() (outcome, error) {
 func (n *renewal) begin() (outcome, error) {
 	found, err := n.adopt()
 	if err == nil && found.token == nil && n.state.unsaved && !n.look {
-		err = n.e.keepIn(&n.state)
+		err = n.r.keepIn(n.store(), &n.state)
 	}
 	switch {
 	case found.token != nil:
@@ -145,7 +157,11 @@ func (n *renewal) begin() (outcome, error) {
 	case n.look:
 		return outcome{}, cmp.Or(err, errNothingNewer)
 	case errors.Is(err, ErrNoIdentity):
-		return n.obtain(n.state.token)
+		out, err := n.obtain(n.state.token)
+		if err == nil {
+			n.advance(&out, ErrNoIdentity)
+		}
+		return out, err
 	case n.hasEnded():
 		return outcome{}, errEnded
 	case err != nil && !isUnreadable(err):
@@ -174,6 +190,12 @@ func (n *renewal) begin() (outcome, error) {
 	if !n.spends() {
 		return n.obtainAndSave(n.state.token)
 	}
+	if n.r.options.OneUse && n.state.lost && n.lives() {
+		return outcome{held: true}, &tokensource.Error{
+			Reason:     "the storage has lost what was in it; whoever has the newest token stores it again",
+			RetryAfter: time.Second,
+		}
+	}
 	switch found, err = n.intend(); {
 	case found.token != nil:
 		return found, nil
@@ -190,27 +212,49 @@ func (n *renewal) begin() (outcome, error) {
 // adopt takes over what is stored, if it is newer. The token is one to use if it
 // is alive; else it is the one to begin with.
 func (n *renewal) adopt() (outcome, error) {
-	record, err := n.e.store.load()
+	now := n.r.now()
+	record, err := n.store().load()
 	if err != nil {
 		return outcome{}, err
 	}
-	now := n.r.now()
 	since := n.state.looked
 	n.state.looked = now
 	switch {
+	case record != nil && n.state.isOther(record): // it is another storage
+		since = time.Time{}
 	case record == nil && n.state.counter > 0, record != nil && record.Counter < n.state.counter:
-		n.state.unsaved = true // the storage has lost it
+		n.state.lost = n.state.lost || !n.state.unsaved
+		n.state.unsaved = true
 		return outcome{}, nil
-	case record == nil || record.Counter == n.state.counter:
+	case record == nil:
+		return outcome{}, nil
+	case record.Counter == n.state.counter && !n.isFirst():
+		n.state.lost = false
+		return outcome{}, nil
+	case record.Counter == n.state.counter:
+		since = time.Time{} // it was there when that was
+	default:
+		n.state.shared = n.state.shared || record.Shared || !since.IsZero()
+	}
+	n.state.take(record, onThisClock(record.Token, since, now))
+	if record.Foreign {
+		if !n.r.options.OneUse { // nor is its refresh token for us
+			n.state.token = n.bare()
+		}
 		return outcome{}, nil
 	}
-	n.state.shared = record.Shared || !since.IsZero()
-	n.state.token, n.state.counter, n.state.unsaved = onThisClock(record.Token, since, now), record.Counter, false
-	n.state.claim = 0
-	if record.Foreign || !alive(n.state.token, now) {
+	if !alive(n.state.token, now) {
 		return outcome{}, nil
 	}
 	return outcome{token: n.state.token, counter: record.Counter, adopted: true}, nil
+}
+
+// isFirst says whether this refresher has no token yet. One of another
+// configuration may have left its own in the lineage.
+func (n *renewal) isFirst() bool {
+	n.r.mu.Lock()
+	defer n.r.mu.Unlock()
+	return n.r.obtained == nil
 }
 
 // besides goes on where another node does not end its renewal: with the grant
@@ -238,7 +282,7 @@ func (n *renewal) withoutStore(failure error) (outcome, error) {
 	case !n.spends():
 	case !n.r.options.OneUse:
 		previous = n.bare()
-	case n.e.store.Shared() || n.state.shared || n.state.looked.IsZero():
+	case n.store().Shared() || n.state.shared || n.state.looked.IsZero():
 		return outcome{held: true}, &tokensource.Error{
 			Reason:     "the storage fails, so that a refresh token might be spent twice: " + failure.Error(),
 			RetryAfter: time.Second,
@@ -256,7 +300,7 @@ func (n *renewal) overUnreadable(failure error) (outcome, error) {
 	unreadable, _ := errors.AsType[*Unreadable](failure)
 	switch {
 	case n.r.options.OneUse:
-		store, remedy := n.e.store, "; to begin anew, configure a new refresh token and remove that entry"
+		remedy := "; to begin anew, configure a new refresh token and remove that entry"
 		if unreadable.Newer {
 			remedy = "; run that version here as well"
 		}
@@ -264,7 +308,7 @@ func (n *renewal) overUnreadable(failure error) (outcome, error) {
 			Reason:    unreadable.Reason + remedy,
 			Permanent: true,
 			Changed: func() bool {
-				_, err := store.load()
+				_, err := n.store().load()
 				return err == nil
 			},
 		}
@@ -276,7 +320,7 @@ func (n *renewal) overUnreadable(failure error) (outcome, error) {
 		return out, err
 	}
 	n.e.Log.Warn("what is stored of this source cannot be read; it is set aside", zap.String("reason", unreadable.Reason))
-	if err := n.e.store.do(n.e.store.SetAside); err != nil {
+	if err := n.store().do(n.store().SetAside); err != nil {
 		return n.withoutStore(err)
 	}
 	n.state.token = n.bare() // what was there may have been newer
@@ -292,7 +336,7 @@ func isUnreadable(err error) bool {
 func (n *renewal) obtainAndSave(previous *tokensource.Token) (outcome, error) {
 	out, err := n.obtain(previous)
 	if err != nil {
-		if err != errFrozen && n.spends() && !n.claimed.IsZero() && isRefusal(err) {
+		if err != errFrozen && n.spends() && n.claimed && isRefusal(err) {
 			// Another node may have spent the refresh token, and have stored what
 			// it got.
 			if found, failed := n.adopt(); failed == nil && found.token != nil {
@@ -301,8 +345,8 @@ func (n *renewal) obtainAndSave(previous *tokensource.Token) (outcome, error) {
 		}
 		return outcome{}, err
 	}
-	record, failure := n.e.store.load()
-	if failure == nil && record != nil && record.Counter > n.state.counter {
+	record, failure := n.store().load()
+	if failure == nil && record != nil && (record.Counter > n.state.counter || n.state.isOther(record)) {
 		// Somebody went on, while this process was frozen or had no lock.
 		n.spent = false
 		found, err := n.adopt()
@@ -312,7 +356,7 @@ func (n *renewal) obtainAndSave(previous *tokensource.Token) (outcome, error) {
 	}
 	n.advance(&out, nil)
 	if failure == nil || isUnreadable(failure) {
-		failure = n.e.store.save(n.record())
+		failure = n.store().save(n.record())
 	}
 	if failure != nil {
 		out.unsaved = failure
@@ -330,6 +374,10 @@ func isRefusal(err error) bool {
 // advance makes a token that was obtained the newest.
 func (n *renewal) advance(out *outcome, unsaved error) {
 	n.state.counter++
+	if n.state.origin == "" {
+		n.state.origin = rand.Text()
+	}
+	n.state.lost = false
 	n.state.token, n.state.unsaved, n.state.claim = out.token, true, 0
 	if n.spent {
 		n.state.claim = n.claim
@@ -338,7 +386,7 @@ func (n *renewal) advance(out *outcome, unsaved error) {
 }
 
 func (n *renewal) record() *Record {
-	return &Record{Counter: n.state.counter, Token: n.state.token, Shared: n.state.shared}
+	return n.state.record()
 }
 
 // obtain asks the source.
@@ -346,9 +394,9 @@ func (n *renewal) obtain(previous *tokensource.Token) (outcome, error) {
 	ctx, cancel := context.WithTimeout(n.r.base, n.r.options.Timeout)
 	defer cancel()
 	frozen := false
-	if !n.claimed.IsZero() {
+	if n.claimed {
 		ctx = tokensource.WithPermit(ctx, func() error {
-			if apart(n.r.now(), n.claimed) > permitFor {
+			if !n.signs.fresh(n.r.now()) {
 				frozen = true
 				return errFrozen
 			}
@@ -373,7 +421,7 @@ func (n *renewal) obtain(previous *tokensource.Token) (outcome, error) {
 			old.Issued = old.Issued.Add(-late)
 			token = &old
 		}
-		if n.e.store == nil {
+		if n.store() == nil {
 			n.state.token = token
 		}
 		return outcome{token: token}, nil
@@ -390,7 +438,7 @@ func (n *renewal) obtain(previous *tokensource.Token) (outcome, error) {
 func onThisClock(t *tokensource.Token, since, now time.Time) *tokensource.Token {
 	age := now.Round(0).Sub(t.Issued.Round(0))
 	if !since.IsZero() {
-		if most := now.Sub(since); age < 0 || age > most {
+		if most := apart(now, since); age < 0 || age > most {
 			age = most
 		}
 	}

@@ -48,6 +48,10 @@ type Record struct {
 	// with a higher one is newer, whatever clocks say.
 	Counter uint64
 
+	// Origin is the same for all records that came one out of the other. Counters
+	// of different ones do not compare.
+	Origin string
+
 	// Token is what was obtained.
 	Token *tokensource.Token
 

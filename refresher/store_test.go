@@ -22,10 +22,13 @@ type memory struct {
 	reads   error         // of Load alone
 	saves   int
 	shared  bool
+	intents map[claimID]Intent
 	lock    chan struct{}
 }
 
-func newMemory() *memory { return &memory{lock: make(chan struct{}, 1)} }
+func newMemory() *memory {
+	return &memory{intents: make(map[claimID]Intent), lock: make(chan struct{}, 1)}
+}
 
 func (m *memory) set(change func(m *memory)) {
 	m.mu.Lock()
@@ -75,11 +78,33 @@ func (m *memory) SetAside(context.Context) error {
 
 func (m *memory) Shared() bool { return m.shared }
 
-func (m *memory) Intents(context.Context) ([]Intent, error) { return nil, m.access() }
+func (m *memory) Intents(context.Context) (all []Intent, err error) {
+	if err := m.access(); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, i := range m.intents {
+		all = append(all, i)
+	}
+	return all, nil
+}
 
-func (m *memory) SaveIntent(context.Context, Intent) error { return m.access() }
+func (m *memory) SaveIntent(_ context.Context, i Intent) error {
+	if err := m.access(); err != nil {
+		return err
+	}
+	m.set(func(m *memory) { m.intents[claimID{i.Node, i.Claim}] = i })
+	return nil
+}
 
-func (m *memory) RemoveIntent(context.Context, Intent) error { return m.access() }
+func (m *memory) RemoveIntent(_ context.Context, i Intent) error {
+	if err := m.access(); err != nil {
+		return err
+	}
+	m.set(func(m *memory) { delete(m.intents, claimID{i.Node, i.Claim}) })
+	return nil
+}
 
 func (m *memory) Lock(ctx context.Context) error {
 	if err := m.access(); err != nil {
