@@ -36,7 +36,7 @@ type spend struct {
 }
 
 // nodeHeader is the field of a token request that tells which node sends it.
-const nodeHeader = "X-Node"
+const nodeHeader = "X-Node-Key"
 
 func newChaosGate(t *testing.T, target string, seed uint64) *chaosGate {
 	g := &chaosGate{target: target, random: rand.New(rand.NewPCG(seed, 1)), open: make(map[string]int),

@@ -284,7 +284,7 @@ func (tr *trial) checkAnswers(all []answered) {
 	want := tr.cell()
 	for _, got := range all {
 		status := want.status
-		if want.other != 0 && got.header.Get("X-Node") == "1" {
+		if want.other != 0 && got.header.Get("X-Node-Key") == "1" {
 			status = want.other
 		}
 		if got.status != status {

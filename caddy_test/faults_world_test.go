@@ -189,7 +189,7 @@ func (a *faultyAPI) serve(w http.ResponseWriter, r *http.Request, node int) {
 	}
 	halfway := a.halfwayAfter
 	a.mu.Unlock()
-	w.Header().Set("X-Node", itoa(node))
+	w.Header().Set("X-Node-Key", itoa(node))
 	switch {
 	case refused:
 		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)

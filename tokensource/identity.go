@@ -1,6 +1,7 @@
 package tokensource
 
 import (
+	"fmt"
 	"maps"
 	"net/url"
 	"slices"
@@ -9,29 +10,29 @@ import (
 // Identity returns whose tokens this source obtains: a digest of what the
 // provider tells its grants apart by, with every placeholder resolved, and
 // without secrets. Sources of the same identity can go on with each other's
-// tokens.
+// tokens, if each Takes the other's.
 //
 // Of a grant that begins with a refresh token these are the token endpoint and
 // the client: the refresh token that was issued last is the only one that is
 // worth anything, whatever else is asked for. Of others it is all that is asked
 // for.
 func (s *Source) Identity() (string, error) {
-	asked, err := s.asked()
+	a, err := s.asked()
 	if err != nil {
 		return "", err
 	}
 	if s.grant.BeginsWithRefreshToken() {
-		asked = asked[:3]
+		return digest(a.client), nil
 	}
-	return digest(asked), nil
+	return digest(append(a.client, a.plain...)), nil
 }
 
 // Takes says whether a token is one that this source could have obtained as it
-// is configured now: by the same parameters, and by the same refresh token where
-// one is configured.
+// is configured now: by the same parameters, read from the answer in the same way,
+// and by the same refresh token where one is configured.
 func (s *Source) Takes(t *Token) bool {
-	asked, err := s.asked()
-	if err != nil || t.asked != digest(asked) {
+	a, err := s.asked()
+	if err != nil || t.asked != a.digest() {
 		return false
 	}
 	if !s.grant.BeginsWithRefreshToken() {
@@ -41,21 +42,38 @@ func (s *Source) Takes(t *Token) bool {
 	return problem == nil && current.token != "" && current.token == t.RefreshToken
 }
 
-// asked is what a source asks for, and whom: the grant, the token endpoint and
-// the client first.
-func (s *Source) asked() ([]string, error) {
+// asked is what a source asks for, and whom.
+type asked struct {
+	client []string // the grant, the token endpoint and the client
+	plain  []string // what else is no secret
+	secret []string // parameters whose names say that they are, and what is made of the answer
+}
+
+// digest is of all of it. It is kept beside the token, and like that.
+func (a *asked) digest() string { return digest(slices.Concat(a.client, a.plain, a.secret)) }
+
+func (s *Source) asked() (*asked, error) {
 	c := &s.config
 	e := &expansion{resolver: &resolver{lookup: c.Lookup}}
-	asked := []string{c.Grant, withoutSecrets(e.text("token_url", c.TokenURL)), e.text("client_id", c.ClientID), e.text("username", c.Username)}
+	a := &asked{client: []string{c.Grant, withoutSecrets(e.text("token_url", c.TokenURL)), e.text("client_id", c.ClientID)}}
+	a.plain = append(a.plain, e.text("username", c.Username))
 	for _, scope := range c.Scopes {
-		asked = append(asked, e.text("scope", scope))
+		a.plain = append(a.plain, e.text("scope", scope))
 	}
-	for _, p := range slices.Concat(c.Params, c.TokenRequest.Params) {
-		if !IsSecretName(p.Name) {
-			asked = append(asked, p.Name, e.text("param "+p.Name, p.Value), string(p.JSON))
+	for _, p := range e.params(slices.Concat(c.Params, c.TokenRequest.Params), false) {
+		list := &a.plain
+		if IsSecretName(p.Name) || c.Grant == "custom" { // a login's may be, whatever their names
+			list = &a.secret
+		}
+		*list = append(*list, p.Name, p.Value, string(p.JSON))
+	}
+	for _, h := range c.TokenRequest.Header {
+		if !IsSecretName(h.Name) {
+			a.plain = append(a.plain, h.Name, e.text("header "+h.Name, h.Value))
 		}
 	}
-	return asked, e.err
+	a.secret = append(a.secret, fmt.Sprintf("%+v %v", c.Response, c.DefaultLifetime))
+	return a, e.err
 }
 
 // withoutSecrets leaves out the parameters of a URL that are secret.

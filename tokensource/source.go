@@ -262,8 +262,8 @@ func (s *Source) values(set *settings, refresh bool) map[string][]string {
 
 func (s *Source) token(x *exchange, a *answer, set *settings, previous *Token) *Token {
 	var asked string
-	if values, err := s.asked(); err == nil {
-		asked = digest(values)
+	if a, err := s.asked(); err == nil {
+		asked = a.digest()
 	}
 	t := &Token{
 		AccessToken:  a.accessToken,

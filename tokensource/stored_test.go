@@ -90,11 +90,11 @@ func TestTheIdentityIsWhatTheProviderTellsGrantsApartBy(t *testing.T) {
 	}
 	same := of(func(*Config) {})
 	for name, change := range map[string]func(*Config){
-		"a rotated secret":        func(c *Config) { c.ClientSecret = "t" },
-		"a rotated parameter":     func(c *Config) { c.Params[1].Value = "l" },
-		"a header":                func(c *Config) { c.TokenRequest.Header = []Header{{Name: "X-Node", Value: "1"}} },
-		"how the client proves":   func(c *Config) { c.ClientAuth = "client_secret_post" },
-		"a secret in the address": func(c *Config) { c.TokenURL += "&api_key=k" },
+		"a rotated secret":          func(c *Config) { c.ClientSecret = "t" },
+		"a rotated parameter":       func(c *Config) { c.Params[1].Value = "l" },
+		"a header that is a secret": func(c *Config) { c.TokenRequest.Header = []Header{{Name: "X-Api-Key", Value: "1"}} },
+		"how the client proves":     func(c *Config) { c.ClientAuth = "client_secret_post" },
+		"a secret in the address":   func(c *Config) { c.TokenURL += "&api_key=k" },
 	} {
 		if of(change) != same && name != "a secret in the address" {
 			t.Errorf("%s makes it another's", name)
@@ -104,10 +104,12 @@ func TestTheIdentityIsWhatTheProviderTellsGrantsApartBy(t *testing.T) {
 		t.Error("a rotated secret in the address makes it another's")
 	}
 	for name, change := range map[string]func(*Config){
-		"another client":   func(c *Config) { c.ClientID = "billing" },
-		"another provider": func(c *Config) { c.TokenURL = "https://auth.example.net/token" },
-		"another scope":    func(c *Config) { c.Scopes = []string{"write"} },
-		"another tenant":   func(c *Config) { c.Params[0].Value = "b" },
+		"another client":    func(c *Config) { c.ClientID = "billing" },
+		"another provider":  func(c *Config) { c.TokenURL = "https://auth.example.net/token" },
+		"another scope":     func(c *Config) { c.Scopes = []string{"write"} },
+		"another tenant":    func(c *Config) { c.Params[0].Value = "b" },
+		"a tenant's header": func(c *Config) { c.TokenRequest.Header = []Header{{Name: "X-Tenant", Value: "b"}} },
+		"a tenant in JSON":  func(c *Config) { c.Params = append(c.Params, Param{Name: "context", JSON: []byte(`{"tenant":"b"}`)}) },
 		"another grant": func(c *Config) {
 			c.Grant, c.Username, c.Password = "password", "peter", "p"
 		},
@@ -192,5 +194,51 @@ func TestWithoutAPermitNoRefreshTokenIsSent(t *testing.T) {
 	s := newSource(t, Config{Grant: "client_credentials", TokenURL: p.URL, ClientID: "crm", ClientSecret: "s"})
 	if _, err := s.Obtain(WithPermit(context.Background(), func() error { return errors.New("no") }), nil); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestATokenThatWasAskedForOrReadInAnotherWayIsNotTaken(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, issue("at-1", ""))
+	v := newVault()
+	v.set("env.TENANT", "a")
+	c := client(p)
+	c.Params, c.Lookup = []Param{{Name: "company_code", Value: "a"}, {Name: "context", JSON: []byte(`{"tenant":"{env.TENANT}"}`)}}, v.lookup
+	token, failure := ask(t, newSource(t, c), nil)
+	first := must(t, token, failure)
+	if !newSource(t, c).Takes(first) {
+		t.Error("a source does not take its own token")
+	}
+	for name, change := range map[string]func(*Config){
+		"another company":        func(c *Config) { c.Params = []Param{{Name: "company_code", Value: "b"}, c.Params[1]} },
+		"another field":          func(c *Config) { c.Response.AccessToken = "id_token" },
+		"another lifetime":       func(c *Config) { c.DefaultLifetime = time.Minute },
+		"another tenant in JSON": func(*Config) { v.set("env.TENANT", "b") },
+	} {
+		other := c
+		change(&other)
+		if newSource(t, other).Takes(first) {
+			t.Errorf("%s: it is taken all the same", name)
+		}
+		v.set("env.TENANT", "a")
+	}
+	c.ClientSecret = "rotated"
+	if !newSource(t, c).Takes(first) {
+		t.Error("a rotated client secret makes it another's")
+	}
+}
+
+func TestTheIdentityOfALoginHoldsNoneOfItsValues(t *testing.T) {
+	t.Parallel()
+	of := func(password string) string {
+		s := newSource(t, Config{Grant: "custom", TokenURL: "https://auth.example.org", Params: []Param{{Name: "kennwort", Value: password}}})
+		id, err := s.Identity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	if of("a") != of("b") {
+		t.Error("it tells passwords apart")
 	}
 }
