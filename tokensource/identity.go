@@ -46,7 +46,7 @@ func (s *Source) Takes(t *Token) bool {
 type asked struct {
 	client []string // the grant, the token endpoint and the client
 	plain  []string // what else is no secret
-	secret []string // parameters whose names say that they are, and what is made of the answer
+	secret []string // parameters that may be, and what is made of the answer
 }
 
 // digest is of all of it. It is kept beside the token, and like that.
@@ -62,7 +62,7 @@ func (s *Source) asked() (*asked, error) {
 	}
 	for _, p := range e.params(slices.Concat(c.Params, c.TokenRequest.Params), false) {
 		list := &a.plain
-		if IsSecretName(p.Name) || c.Grant == "custom" { // a login's may be, whatever their names
+		if IsSecretName(p.Name) || p.JSON != nil || c.Grant == "custom" { // a login's may be, whatever their names
 			list = &a.secret
 		}
 		*list = append(*list, p.Name, p.Value, string(p.JSON))

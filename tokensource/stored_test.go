@@ -109,7 +109,6 @@ func TestTheIdentityIsWhatTheProviderTellsGrantsApartBy(t *testing.T) {
 		"another scope":     func(c *Config) { c.Scopes = []string{"write"} },
 		"another tenant":    func(c *Config) { c.Params[0].Value = "b" },
 		"a tenant's header": func(c *Config) { c.TokenRequest.Header = []Header{{Name: "X-Tenant", Value: "b"}} },
-		"a tenant in JSON":  func(c *Config) { c.Params = append(c.Params, Param{Name: "context", JSON: []byte(`{"tenant":"b"}`)}) },
 		"another grant": func(c *Config) {
 			c.Grant, c.Username, c.Password = "password", "peter", "p"
 		},
