@@ -361,6 +361,11 @@ func TestARefusedUploadThatIsTooLargeIsPassedOnAndTheTokenRenewed(t *testing.T) 
 				if req.ContentLength = k.size; k.chunked {
 					req.ContentLength = -1
 				}
+				if k.size > 1<<20 && k.read < k.size {
+					// Over HTTP/1.1 a server that answers early closes the
+					// connection, and the answer may be lost with it.
+					front = "h2c"
+				}
 				resp, body := clients[front].do(t, req)
 				if k.replayed {
 					hash := sha256.New()
