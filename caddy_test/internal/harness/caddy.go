@@ -174,7 +174,7 @@ func (c *Caddy) start(args []string, options []Option) {
 			tb.Logf("the end of Caddy's log:\n%s", tail(c.Log(), 6000))
 		}
 	})
-	c.Eventually(30*time.Second, "Caddy serves", func() bool {
+	c.Eventually(time.Minute, "Caddy serves", func() bool {
 		select {
 		case <-c.done:
 			tb.Fatalf("Caddy ended: %v\n%s", c.err, tail(c.Log(), 6000))
