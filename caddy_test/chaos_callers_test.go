@@ -162,6 +162,10 @@ func (cc *chaosCallers) pick(n int) int {
 	return cc.random.IntN(n)
 }
 
+// turnedAway is how soon a connection ends that nobody takes. A request that
+// waits at a node which is being stopped is to be answered.
+const turnedAway = time.Second
+
 // send sends a request to a node, and to another one if that was being stopped
 // or reloaded and did not take the connection, as every balancer does. (Caddy
 // opens its listener anew in a reload; who waits at the old one is turned away.)
@@ -189,7 +193,7 @@ func (cc *chaosCallers) send(source string, n int) {
 			return
 		}
 		struck, closed := cc.cluster.meanwhile(node)
-		if closed && !struck && err != nil && notTaken(err) {
+		if closed && !struck && err != nil && notTaken(err) && took < turnedAway {
 			cc.count(cc.moved, source)
 			continue
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -227,7 +228,13 @@ func (c *chaosCluster) stop(n *chaosNode, pause time.Duration) {
 	n.closes++
 	c.mu.Unlock()
 	c.event(n.name, "was stopped", "")
-	n.caddy.Stop()
+	n.caddy.Signal(syscall.SIGTERM)
+	select {
+	case <-n.caddy.Done():
+	case <-time.After(time.Minute):
+		c.problem("%s did not end within a minute of SIGTERM", n.name)
+		n.caddy.KillNine()
+	}
 	time.Sleep(pause)
 	c.startAgain(n)
 }

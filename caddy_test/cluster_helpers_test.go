@@ -186,7 +186,7 @@ func newCluster(t *testing.T, storage sharedStorage, p *provider.Provider, nodes
 const clusterGlobals = `admin {{admin}}
 	auto_https off
 	debug
-	grace_period 3s`
+	grace_period 30s`
 
 // caddyfile is the configuration of a node.
 func (c *cluster) caddyfile(node int, source clusterSource) string {
