@@ -91,7 +91,11 @@ func (t *Transport) replay(req *http.Request, refusal *http.Response, body *body
 	if _, ok := errors.AsType[reverseproxy.DialError](err); ok && body != nil {
 		// reverse_proxy would try the next upstream, with a body that was read.
 		use.tell(req, refused)
-		return refusal, nil
+		if body.wasWhole() {
+			return refusal, nil
+		}
+		refusal.Body.Close() // it was cut off with the first attempt
+		return nil, errors.New("the upstream refused the token, and was gone when the request was to be sent once more: " + err.Error())
 	}
 	refusal.Body.Close()
 	switch {
@@ -245,6 +249,14 @@ func (b *body) rewind() {
 		b.current.Store(nil)
 		b.release()
 	}
+}
+
+// wasWhole says whether an attempt has read the body to its end. Nobody reads it
+// at present.
+func (b *body) wasWhole() bool {
+	b.turn <- struct{}{}
+	defer b.release()
+	return b.err == io.EOF
 }
 
 // settle says that there will be no other view, so that nothing is kept any

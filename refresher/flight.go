@@ -138,8 +138,9 @@ func (r *Refresher) failed(err *tokensource.Error, lifetime time.Duration) {
 		}
 		return
 	}
-	r.failurePause = retryAfter(r.failures, err.RetryAfter, lifetime, random())
-	r.retryAt = r.now().Add(r.failurePause)
+	pause := retryAfter(r.failures, err.RetryAfter, lifetime, random())
+	r.retryAt = r.now().Add(pause)
+	r.waitedFor = lifetime > 0 && lifetime/10 < firstRetry && err.RetryAfter == 0 && pause <= longestWaited
 	r.schedule(r.retryAt)
 }
 

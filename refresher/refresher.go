@@ -108,8 +108,8 @@ type Refresher struct {
 	due          time.Time // when the timer's work is; zero: nothing to do
 	failures     int       // in a row
 	failure      *tokensource.Error
-	retryAt      time.Time     // no token request before; only with a failure
-	failurePause time.Duration // how long that was from the failure
+	retryAt      time.Time // no token request before; only with a failure
+	waitedFor    bool      // callers wait until then
 	look         chan struct{}
 	looked       time.Time
 	refusals     refusals
@@ -249,8 +249,8 @@ func (r *Refresher) wait(ctx context.Context) (*tokensource.Token, error) {
 }
 
 // longestWaited is the longest pause between token requests that callers wait
-// for: those of a token which lives for seconds are as short.
-const longestWaited = time.Second
+// for, where tokens live for seconds: such pauses are short in the beginning.
+const longestWaited = 5 * time.Second
 
 // sleep waits until the context ends, or returns true.
 func sleep(ctx context.Context, d time.Duration) bool {

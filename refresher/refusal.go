@@ -154,7 +154,7 @@ func (r *Refresher) Replacement(ctx context.Context, refused *tokensource.Token)
 // shortPause returns how long it is until the next try, where the last one failed
 // and callers wait for the next. The caller holds mu.
 func (r *Refresher) shortPause() (pause time.Duration, short bool) {
-	if r.failure == nil || r.failure.Permanent || r.failurePause > longestWaited {
+	if r.failure == nil || r.failure.Permanent || !r.waitedFor {
 		return 0, false
 	}
 	return untilEither(r.retryAt, r.now()), true

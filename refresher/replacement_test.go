@@ -97,7 +97,7 @@ func TestShortPausesOfShortLivedTokensAreWaitedFor(t *testing.T) {
 		w.provider.fails(down)
 		time.Sleep(3 * time.Second)
 		time.AfterFunc(100*time.Millisecond, func() { w.provider.fails(nil) })
-		if _, err := w.Token(context.Background()); err != nil && w.failurePause <= longestWaited {
+		if _, err := w.Token(context.Background()); err != nil && w.waitedFor {
 			t.Errorf("a request did not wait: %v", err)
 		}
 	})
