@@ -140,7 +140,7 @@ func (r *Refresher) failed(err *tokensource.Error, lifetime time.Duration) {
 	}
 	pause := retryAfter(r.failures, err.RetryAfter, lifetime, random())
 	r.retryAt = r.now().Add(pause)
-	r.waitedFor = lifetime > 0 && lifetime/10 < firstRetry && err.RetryAfter == 0 && pause <= longestWaited
+	r.waitedFor = lifetime > 0 && lifetime <= longestWaited && err.RetryAfter == 0 && pause <= longestWaited
 	r.schedule(r.retryAt)
 }
 

@@ -249,7 +249,8 @@ func (r *Refresher) wait(ctx context.Context) (*tokensource.Token, error) {
 }
 
 // longestWaited is the longest pause between token requests that callers wait
-// for, where tokens live for seconds: such pauses are short in the beginning.
+// for, where tokens live no longer than that: such pauses are short in the
+// beginning.
 const longestWaited = 5 * time.Second
 
 // sleep waits until the context ends, or returns true.
