@@ -622,6 +622,9 @@ func TestARefusalThatIsPassedOnAfterAllIsWhole(t *testing.T) {
 		fmt.Fprintf(&routes, "inject_token /%s %[1]s %s%s {\n wait 2s\n}\n", name, map[bool]string{true: "h2c://"}[strings.HasPrefix(name, "h2")], address)
 	}
 	text, url := caddyfile(t, sources.String(), routes.String())
+	// Without this an answer over HTTP/1.1 that comes before the body is broken off,
+	// with a plain reverse_proxy as well.
+	text = strings.Replace(text, "{{globals}}", "{{globals}}\n servers {\n enable_full_duplex\n}", 1)
 	harness.Start(t, text, withSecret(provider.ClientSecret))
 	for _, name := range cases {
 		t.Run(name, func(t *testing.T) {
