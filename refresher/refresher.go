@@ -7,7 +7,9 @@
 //
 // refresher.go is what callers see, flight.go the one renewal that may be under
 // way, renewal.go how a token is obtained and stored so that no two nodes spend
-// a refresh token twice, store.go the storage, lineage.go what keeps refresh
+// a refresh token twice, nodes.go how nodes see each other, detours.go what is
+// done where they or the storage do not answer, keep.go how a token is stored
+// later, store.go the storage, lineage.go what keeps refresh
 // tokens in order within a process, schedule.go the arithmetic of time, and
 // refusal.go what happens when an upstream does not take a token.
 package refresher

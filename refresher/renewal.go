@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -257,81 +258,6 @@ func (n *renewal) isFirst() bool {
 	return n.r.obtained == nil
 }
 
-// besides goes on where another node does not end its renewal: with the grant
-// itself where there is one, which spends nothing.
-func (n *renewal) besides() (outcome, error) {
-	if n.r.options.OneUse {
-		return outcome{held: true}, &tokensource.Error{Reason: errBusy.Error(), RetryAfter: time.Second}
-	}
-	return n.obtainAndSave(n.bare())
-}
-
-// bare is the token to begin with, without a refresh token.
-func (n *renewal) bare() *tokensource.Token {
-	if n.state.token == nil {
-		return nil
-	}
-	return n.state.token.WithoutRefreshToken()
-}
-
-// withoutStore goes on where the storage fails. A refresh token is spent only
-// where it is known to be the newest, and nobody else to have it.
-func (n *renewal) withoutStore(failure error) (outcome, error) {
-	previous := n.state.token
-	switch {
-	case !n.spends():
-	case !n.r.options.OneUse:
-		previous = n.bare()
-	case n.store().Shared() || n.state.shared || n.state.looked.IsZero():
-		return outcome{held: true}, &tokensource.Error{
-			Reason:     "the storage fails, so that a refresh token might be spent twice: " + failure.Error(),
-			RetryAfter: time.Second,
-		}
-	}
-	out, err := n.obtain(previous)
-	if err == nil {
-		n.advance(&out, failure)
-	}
-	return out, err
-}
-
-// overUnreadable goes on where what is stored cannot be read.
-func (n *renewal) overUnreadable(failure error) (outcome, error) {
-	unreadable, _ := errors.AsType[*Unreadable](failure)
-	switch {
-	case n.r.options.OneUse:
-		remedy := "; to begin anew, configure a new refresh token and remove that entry"
-		if unreadable.Newer {
-			remedy = "; run that version here as well"
-		}
-		return outcome{}, &tokensource.Error{
-			Reason:    unreadable.Reason + remedy,
-			Permanent: true,
-			Changed: func() bool {
-				_, err := n.store().load()
-				return err == nil
-			},
-		}
-	case unreadable.Newer:
-		out, err := n.obtain(n.bare())
-		if err == nil {
-			n.advance(&out, failure)
-		}
-		return out, err
-	}
-	n.e.Log.Warn("what is stored of this source cannot be read; it is set aside", zap.String("reason", unreadable.Reason))
-	if err := n.store().do(n.store().SetAside); err != nil {
-		return n.withoutStore(err)
-	}
-	n.state.token = n.bare() // what was there may have been newer
-	return outcome{}, nil
-}
-
-func isUnreadable(err error) bool {
-	_, unreadable := errors.AsType[*Unreadable](err)
-	return unreadable
-}
-
 // obtainAndSave obtains a token and stores it.
 func (n *renewal) obtainAndSave(previous *tokensource.Token) (outcome, error) {
 	out, err := n.obtain(previous)
@@ -350,13 +276,16 @@ func (n *renewal) obtainAndSave(previous *tokensource.Token) (outcome, error) {
 		// Somebody went on, while this process was frozen or had no lock.
 		n.spent = false
 		found, err := n.adopt()
-		if err == nil && found.token != nil {
+		switch {
+		case err == nil && found.token != nil:
 			return found, nil
+		case n.claimed: // theirs has ended, but its refresh token is the newest
+			return outcome{}, errFrozen
 		}
 	}
 	n.advance(&out, nil)
 	if failure == nil || isUnreadable(failure) {
-		failure = n.store().save(n.record())
+		failure = n.store().save(n.state.record())
 	}
 	if failure != nil {
 		out.unsaved = failure
@@ -385,34 +314,35 @@ func (n *renewal) advance(out *outcome, unsaved error) {
 	out.counter, out.unsaved = n.state.counter, unsaved
 }
 
-func (n *renewal) record() *Record {
-	return n.state.record()
-}
-
 // obtain asks the source.
 func (n *renewal) obtain(previous *tokensource.Token) (outcome, error) {
 	ctx, cancel := context.WithTimeout(n.r.base, n.r.options.Timeout)
 	defer cancel()
-	frozen := false
+	var frozen, spent, over atomic.Bool // a transport may still ask when Obtain has returned
 	if n.claimed {
 		ctx = tokensource.WithPermit(ctx, func() error {
-			if !n.signs.fresh(n.r.now()) {
-				frozen = true
+			switch {
+			case over.Load():
+				return context.Canceled
+			case !n.signs.fresh(n.r.now()):
+				frozen.Store(true)
 				return errFrozen
 			}
-			n.spent = true
+			spent.Store(true)
 			return nil
 		})
 	}
 	end := n.beat()
 	defer end() // also in a panic
 	token, err := n.e.Source.Obtain(ctx, previous)
+	over.Store(true)
 	late := end()
+	n.spent = spent.Load()
 	if token == nil && err == nil {
 		err = cause(nil)
 	}
 	switch {
-	case frozen:
+	case frozen.Load():
 		n.spent = false
 		return outcome{}, errFrozen
 	case err == nil:
