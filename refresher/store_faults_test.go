@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -538,5 +539,84 @@ func TestAChangedOptionSpendsNothingWhileTheStorageIsDown(t *testing.T) {
 		}
 		w.wantRequests(1, 1)
 		changed.Close(time.Second)
+	})
+}
+
+// view is one of several ways to the same storage, which is closed some time.
+type view struct {
+	*memory
+	closed *atomic.Bool
+}
+
+var errClosed = errors.New("the client is closed")
+
+func (v view) Load(ctx context.Context) (*Record, error) {
+	if v.closed.Load() {
+		return nil, errClosed
+	}
+	return v.memory.Load(ctx)
+}
+
+func (v view) Save(ctx context.Context, r *Record) error {
+	if v.closed.Load() {
+		return errClosed
+	}
+	return v.memory.Save(ctx, r)
+}
+
+func (v view) SaveIntent(ctx context.Context, i Intent) error {
+	if v.closed.Load() {
+		return errClosed
+	}
+	return v.memory.SaveIntent(ctx, i)
+}
+
+func (v view) RemoveIntent(ctx context.Context, i Intent) error {
+	if v.closed.Load() {
+		return errClosed
+	}
+	return v.memory.RemoveIntent(ctx, i)
+}
+
+func (v view) Unlock(ctx context.Context) error {
+	if v.closed.Load() {
+		return errClosed
+	}
+	return v.memory.Unlock(ctx)
+}
+
+// TestARequestThatAReloadOvertookGoesOnInTheSameStorage has a reload give another
+// way to the same storage, and close the one with which the request has begun.
+func TestARequestThatAReloadOvertookGoesOnInTheSameStorage(t *testing.T) {
+	inWorldWithStore(t, Options{OneUse: true, Timeout: time.Minute}, func(w *world, m *memory) {
+		before, after := view{m, new(atomic.Bool)}, view{m, new(atomic.Bool)}
+		w.provider.takes = 20 * time.Second
+		detach := w.Attach(&Environment{Source: w.provider, Log: w.logger, Store: before})
+		time.Sleep(time.Second)
+		w.Attach(&Environment{Source: w.provider, Log: w.logger, Store: after})
+		detach()
+		before.closed.Store(true)
+		beat := func() (all uint64) {
+			m.set(func(m *memory) {
+				for _, intent := range m.intents {
+					all += intent.Beat
+				}
+			})
+			return all
+		}
+		for last := beat(); w.elapsed() < 18*time.Second; {
+			time.Sleep(3 * time.Second)
+			now := beat()
+			if now <= last {
+				t.Fatalf("after %v the beat is still %d", w.elapsed(), now)
+			}
+			last = now
+		}
+		time.Sleep(5 * time.Second)
+		w.served()
+		if m.counter() != 1 || len(m.intents) != 0 || len(m.lock) != 0 {
+			t.Errorf("stored is %d, with %d intents and %d locks", m.counter(), len(m.intents), len(m.lock))
+		}
+		w.wantRequests(1, 1)
 	})
 }
