@@ -208,7 +208,7 @@ func (a consented) files(t *testing.T, name string) []string {
 // locks are those that are held in the storage.
 func (a consented) locks(t *testing.T) []string {
 	t.Helper()
-	locks, err := filepath.Glob(filepath.Join(a.folder, "locks", "token_source_*"))
+	locks, err := filepath.Glob(filepath.Join(a.folder, "locks", "token_sources_*"))
 	if err != nil {
 		t.Fatal(err)
 	}
