@@ -138,15 +138,17 @@ func (a *App) Start() error {
 	return nil
 }
 
-// Stop has the token requests end that are under way for a source which no other
-// configuration has: soon the storage is closed. Nothing is released, for the
-// requests that are being drained still need tokens.
+// Stop has the token requests end that are under way when the process ends: soon
+// the storage is closed. In a reload nobody waits; there the storage of the new
+// configuration is used. Nothing is released, for the requests that are being
+// drained still need tokens.
 func (a *App) Stop() error {
+	if !caddy.Exiting() {
+		return nil
+	}
 	var finishing sync.WaitGroup
 	for _, running := range a.running {
-		if held, _ := refreshers.References(running.key); caddy.Exiting() || held <= 1 {
-			finishing.Go(func() { running.refresher.Finish(endGrace) })
-		}
+		finishing.Go(func() { running.refresher.Finish(untilExit()) })
 	}
 	finishing.Wait()
 	return nil

@@ -73,6 +73,18 @@ var closing sync.WaitGroup
 // systemd unit of Caddy kills after 5 seconds.
 const endGrace = 4 * time.Second
 
+// exitBegan is when the process began to end; zero: it has not.
+var exitBegan struct {
+	once sync.Once
+	at   time.Time
+}
+
+// untilExit is how much of endGrace is left.
+func untilExit() time.Duration {
+	exitBegan.once.Do(func() { exitBegan.at = time.Now() })
+	return max(0, endGrace-time.Since(exitBegan.at))
+}
+
 func awaitTokenRequests(context.Context) {
 	closed := make(chan struct{})
 	go func() {
@@ -81,7 +93,7 @@ func awaitTokenRequests(context.Context) {
 	}()
 	select {
 	case <-closed:
-	case <-time.After(endGrace):
+	case <-time.After(untilExit()):
 	}
 }
 

@@ -17,6 +17,7 @@ type Lineage struct {
 	newest chan state // empty while somebody has the turn
 	node   string     // its name among all that share a storage
 	claims atomic.Uint64
+	store  atomic.Pointer[patientStore] // of the configuration that was started last
 
 	// others are those whose intents were seen; whoever has the turn may touch it.
 	others map[claimID]*other

@@ -47,7 +47,8 @@ type other struct {
 // stores.
 func (n *renewal) lock() (outcome, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	got := n.store().lock(ctx)
+	store := n.store()
+	got := store.lock(ctx)
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for began := time.Now(); ; {
@@ -58,7 +59,11 @@ func (n *renewal) lock() (outcome, error) {
 				return outcome{}, err
 			}
 			n.unlock = func() {
-				n.store().unlock()
+				if now := n.store(); now != store && store.do(store.Unlock) != nil {
+					now.unlock() // the one with which it was taken is closed
+				} else if now == store {
+					store.unlock()
+				}
 				cancel()
 			}
 			return outcome{}, nil

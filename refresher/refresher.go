@@ -151,6 +151,7 @@ func (r *Refresher) Attach(e *Environment) (detach func()) {
 	defer r.mu.Unlock()
 	if e.Store != nil {
 		e.store = newPatientStore(e.Store)
+		r.options.Lineage.store.Store(e.store)
 	}
 	r.environments = append(r.environments, e)
 	switch {

@@ -85,6 +85,9 @@ func (n *renewal) store() *patientStore {
 	if e := n.r.environment(); e != nil {
 		return e.store
 	}
+	if store := n.r.options.Lineage.store.Load(); store != nil { // that of another refresher
+		return store
+	}
 	return n.e.store
 }
 
@@ -230,7 +233,6 @@ func (n *renewal) adopt() (outcome, error) {
 	case record == nil:
 		return outcome{}, nil
 	case record.Counter == n.state.counter && !n.isFirst():
-		n.state.lost = false
 		return outcome{}, nil
 	case record.Counter == n.state.counter:
 		since = time.Time{} // it was there when that was
