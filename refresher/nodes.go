@@ -152,6 +152,9 @@ func (n *renewal) intents() (live []Intent, err error) {
 	return live, nil
 }
 
+// mostHidden is how often an intent of this node may be missing.
+const mostHidden = 3
+
 // errHides is what a storage is good for that does not show what was written.
 var errHides = errors.New("the storage does not show what was written to it")
 
@@ -159,6 +162,7 @@ var errHides = errors.New("the storage does not show what was written to it")
 // and then looks for others cannot miss another who does the same: at most one
 // sees nobody else.
 func (n *renewal) intend() (outcome, error) {
+	hidden := 0
 	for began := time.Now(); ; {
 		live, err := n.intents()
 		if err != nil {
@@ -172,10 +176,14 @@ func (n *renewal) intend() (outcome, error) {
 			if err := n.sign(); err != nil {
 				return outcome{}, err
 			}
-			if live, err = n.intents(); err != nil {
+			live, err = n.intents()
+			if err == errHides && hidden < mostHidden {
+				// Somebody who has gone on has removed it, or else it shows again.
+				hidden++
+			} else if err != nil {
 				return outcome{}, err
 			}
-			if len(live) == 0 {
+			if err == nil && len(live) == 0 {
 				// Whoever has ended meanwhile has stored what it got, and removed its
 				// intent after that.
 				counter := n.state.counter
