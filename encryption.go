@@ -39,7 +39,7 @@ func (k encryptionKeys) check() *mistake {
 	for i, template := range k {
 		switch {
 		case template == "":
-			return wrong("encryption_key", "a key is empty; write %s", encryptionKeyForm)
+			return wrong("encryption_key", "a key is empty; write {file.PATH}, of a file with %s", encryptionKeyForm)
 		case slices.Contains(k[:i], template):
 			return wrong("encryption_key", "a key stands there twice")
 		case slices.ContainsFunc(tokensource.Placeholders(template), isRuntime):
