@@ -304,10 +304,10 @@ func isRefusal(err error) bool {
 
 // advance makes a token that was obtained the newest.
 func (n *renewal) advance(out *outcome, unsaved error) {
-	n.state.counter++
-	if n.state.origin == "" {
-		n.state.origin = rand.Text()
+	if n.state.counter == 0 {
+		n.state.origin = rand.Text() // a history begins
 	}
+	n.state.counter++
 	n.state.lost = false
 	n.state.token, n.state.unsaved, n.state.claim = out.token, true, 0
 	if n.spent {
