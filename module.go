@@ -12,9 +12,9 @@
 // the token on a copy of the request that nothing but the upstream ever sees
 // (attempt.go): selection.go says whose token, injection.go and query.go where
 // it stands, upstreams.go and hosts.go where it may go, quiet.go how it is kept
-// out of what comes back, replay.go what happens where the upstream refuses it
-// and body.go how a body is sent twice, outcome.go what the log says,
-// and unavailable.go what callers get where there is none. The directive
+// out of what comes back, replay.go what happens where the upstream refuses it,
+// body.go how a body is sent twice, outcome.go what the log says of it all, and
+// unavailable.go what callers get where there is no token. The directive
 // inject_token is its shortcut (caddyfile.go); the global option token_sources
 // is read in caddyfile_sources.go, both by the reader of caddyfile_reader.go.
 package injecttoken

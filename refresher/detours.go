@@ -4,8 +4,9 @@ import (
 	"errors"
 	"time"
 
-	"github.com/caddytoken/inject-token/tokensource"
 	"go.uber.org/zap"
+
+	"github.com/caddytoken/inject-token/tokensource"
 )
 
 // besides goes on where another node does not end its renewal: with the grant

@@ -9,9 +9,9 @@
 // way, renewal.go how a token is obtained and stored so that no two nodes spend
 // a refresh token twice, nodes.go how nodes see each other, detours.go what is
 // done where they or the storage do not answer, keep.go how a token is stored
-// later, store.go the storage, lineage.go what keeps refresh
-// tokens in order within a process, schedule.go the arithmetic of time, and
-// refusal.go what happens when an upstream does not take a token.
+// later, store.go the storage, lineage.go what keeps refresh tokens in order
+// within a process, schedule.go the arithmetic of time, and refusal.go what
+// happens when an upstream does not take a token.
 package refresher
 
 import (
@@ -81,7 +81,7 @@ const lookEvery = 9 * time.Second
 // concurrent use.
 //
 // It owns one timer and at most three goroutines: the flight, which ends with
-// its token request, a look for changed secrets, and one that stores what could
+// its renewal, a look for changed secrets, and one that stores what could
 // not be stored. Close waits for the flight.
 type Refresher struct {
 	options Options
