@@ -247,7 +247,10 @@ func (r *Refresher) wait(ctx context.Context) (*tokensource.Token, error) {
 			if f = r.peek(); f != nil {
 				looked = r.failure.AuthorizationRequired
 			} else {
-				pause, short := r.shortPause()
+				pause, short := r.lookPause()
+				if !short {
+					pause, short = r.shortPause()
+				}
 				r.mu.Unlock()
 				if short && sleep(ctx, pause) {
 					continue
@@ -314,6 +317,17 @@ func (r *Refresher) peek() *flight {
 	r.flight = f
 	r.launch()
 	return f
+}
+
+// lookPause returns how long it is until the storage is looked at again for what a
+// person has authorized on another node. The caller holds mu.
+func (r *Refresher) lookPause() (pause time.Duration, short bool) {
+	if r.failure == nil || !r.failure.AuthorizationRequired {
+		return 0, false
+	}
+	e := r.environment()
+	pause = untilEither(r.peekAt, r.now())
+	return pause, pause <= grantEvery && e != nil && e.store != nil
 }
 
 // backingOff returns why no token request is made now, or nil. The caller
