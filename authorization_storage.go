@@ -49,6 +49,9 @@ func (s *store) saveAuthorization(ctx context.Context, a *authorization) error {
 		return err
 	}
 	key := authorizationKey(dir, a.ID)
+	if a.Status == authorizationGranted || a.Status == authorizationFailed { // nobody needs its secrets again
+		a.code, a.device = nil, nil
+	}
 	secret, err := json.Marshal(authorizationSecret{a.code, a.device})
 	if err != nil {
 		return err
