@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddytoken/inject-token/refresher"
 	"github.com/caddytoken/inject-token/tokensource"
 )
 
@@ -40,34 +41,10 @@ var authorizationID = regexp.MustCompile(`^[0-9a-f]{16}$`)
 // once a second.
 const storagePatience = 5 * time.Second
 
-var errStorageHangs = errors.New("the storage does not answer")
-
-// patiently calls access and waits for it, but not for long: not every storage
-// heeds its context. Whoever has sent the request may leave meanwhile.
+// patiently calls access and waits for it, but not for long. Whoever has sent the
+// request may leave meanwhile.
 func patiently[T any](ctx context.Context, access func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storagePatience)
-	type outcome struct {
-		value T
-		err   error
-	}
-	done := make(chan outcome, 1)
-	go func() {
-		defer cancel()
-		value, err := access(ctx)
-		done <- outcome{value, err}
-	}()
-	select {
-	case o := <-done:
-		return o.value, o.err
-	case <-ctx.Done():
-	}
-	select {
-	case o := <-done: // at the same time
-		return o.value, o.err
-	default:
-		var none T
-		return none, errStorageHangs
-	}
+	return refresher.Patiently(context.WithoutCancel(ctx), storagePatience, access)
 }
 
 func authorizationKey(dir, id string) string { return path.Join(dir, "authorization-"+id+".json") }
@@ -230,7 +207,7 @@ func (s *store) changeAuthorization(ctx context.Context, id string, change func(
 		case changing <- struct{}{}:
 			defer func() { <-changing }()
 		case <-ctx.Done():
-			return nil, errStorageHangs
+			return nil, refresher.ErrHangs
 		}
 		if err := s.storage.Lock(ctx, name); err != nil {
 			return nil, quietStorage(err)
@@ -241,7 +218,7 @@ func (s *store) changeAuthorization(ctx context.Context, id string, change func(
 		case err != nil:
 			return nil, err
 		case ctx.Err() != nil: // nobody waits for it any more
-			return nil, errStorageHangs
+			return nil, refresher.ErrHangs
 		}
 		if err := change(a); err != nil {
 			return nil, err

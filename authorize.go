@@ -61,7 +61,7 @@ func (s *runningSource) begin(ctx context.Context) (*authorization, error) {
 	s.log.Info("authorization begun", zap.String("authorization", a.ID), zap.Time("until", a.Expires))
 	view := a.seen(now)
 	if a.device != nil {
-		go s.await(*a)
+		go s.await(*a) //nolint:gosec // it outlives the request that has begun it
 	}
 	return view, nil
 }
