@@ -158,17 +158,20 @@ func (s *store) authorizations(ctx context.Context) ([]*authorization, error) {
 			continue
 		}
 		a, err := s.loadAuthorization(ctx, id)
-		if err != nil || time.Since(a.Expires) > authorizationRemembered {
+		switch {
+		case err != nil: // which says nothing of it
+		case time.Since(a.Expires) > authorizationRemembered:
 			_ = s.storage.Delete(ctx, authorizationKey(dir, id))
-			continue
+		default:
+			all = append(all, a)
 		}
-		all = append(all, a)
 	}
 	slices.SortFunc(all, func(a, b *authorization) int { return cmp.Or(a.Began.Compare(b.Began), strings.Compare(a.ID, b.ID)) })
 	return all, nil
 }
 
-// makeRoom forgets the oldest where there are too many.
+// makeRoom forgets some where there are too many: those that have ended first, and
+// then the oldest. One whose code is on its way stays.
 func (s *store) makeRoom(ctx context.Context) error {
 	all, err := s.authorizations(ctx)
 	if err != nil {
@@ -178,6 +181,11 @@ func (s *store) makeRoom(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	now := time.Now()
+	all = slices.DeleteFunc(all, func(a *authorization) bool { return a.seen(now).Status == authorizationExchanging })
+	slices.SortStableFunc(all, func(a, b *authorization) int {
+		return cmp.Compare(pendingLast(a.seen(now)), pendingLast(b.seen(now)))
+	})
 	for len(all) >= mostAuthorizations {
 		if err := s.storage.Delete(ctx, authorizationKey(dir, all[0].ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return quietStorage(err)
@@ -185,6 +193,13 @@ func (s *store) makeRoom(ctx context.Context) error {
 		all = all[1:]
 	}
 	return nil
+}
+
+func pendingLast(a *authorization) int {
+	if a.Status == authorizationPending {
+		return 1
+	}
+	return 0
 }
 
 // changing holds one while an authorization is read and written again in this
