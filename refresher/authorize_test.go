@@ -63,9 +63,13 @@ func (w *world) node(store Store) *Refresher {
 
 // granting is an exchange by which a person's yes becomes a token.
 func (w *world) granting(name string) func(context.Context) (*tokensource.Token, error) {
+	return w.grantingAt(name, w.now)
+}
+
+func (w *world) grantingAt(name string, now func() time.Time) func(context.Context) (*tokensource.Token, error) {
 	return func(context.Context) (*tokensource.Token, error) {
 		return &tokensource.Token{
-			AccessToken: "canary-granted-" + name, RefreshToken: "canary-refresh-" + name, Issued: w.now(), Lifetime: w.provider.lifetime,
+			AccessToken: "canary-granted-" + name, RefreshToken: "canary-refresh-" + name, Issued: now(), Lifetime: w.provider.lifetime,
 		}, nil
 	}
 }
