@@ -410,3 +410,29 @@ func TestNobodyWaitsAfterCloseForWhatARevocationWantedNext(t *testing.T) {
 		}
 	})
 }
+
+// The access token of a grant has ended when this node hears of it; its refresh
+// token has not.
+func TestAGrantOfWhichAnotherNodeHearsLateIsGoneOnWith(t *testing.T) {
+	for name, look := range map[string]func(*world, *Refresher){
+		"by a request": func(*world, *Refresher) {},
+		"by a look":    func(_ *world, r *Refresher) { r.Look(context.Background()) },
+		"by itself":    func(*world, *Refresher) { time.Sleep(watchEvery) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			awaiting(t, func(w *world, m *memory) {
+				m.set(func(m *memory) { m.failure = errDown })
+				time.Sleep(3 * time.Hour)
+				m.set(func(m *memory) { m.failure = nil })
+				m.holding(w.stored(50, 2*time.Hour), "canary-refresh-late") // by a node that is gone since
+				look(w, w.Refresher)
+				synctest.Wait()
+				if token, waited, err := askFor(w.Refresher); err != nil || waited > time.Second {
+					t.Errorf("%v, %v after %v", token, err, waited)
+				}
+				w.wantRequests(1, 1)
+				w.wantState(Fresh)
+			})
+		})
+	}
+}

@@ -672,3 +672,37 @@ func TestNoSecretOfAGrantIsInTheLog(t *testing.T) {
 		m.set(func(m *memory) { m.failure = nil })
 	})
 }
+
+func TestANodeWithAValidTokenHearsOfAGrantElsewhereWithinTenSeconds(t *testing.T) {
+	awaiting(t, func(w *world, m *memory) {
+		w.grant("old")
+		store := counted{m, new(atomic.Int64)}
+		other := w.node(store)
+		time.Sleep(time.Second)
+		w.grant("new")
+		time.Sleep(watchEvery)
+		synctest.Wait()
+		if got := other.Current(); got == nil || got.AccessToken != "canary-granted-new" {
+			t.Errorf("it serves %v", got)
+		}
+		before := store.loads.Load()
+		time.Sleep(20 * time.Minute)
+		if n := store.loads.Load() - before; n < 100 || n > 125 {
+			t.Errorf("in 20 minutes it has read the storage %d times", n)
+		}
+		w.wantRequests(0, 0)
+	})
+}
+
+func TestAStorageOfOneMachineIsNotWatched(t *testing.T) {
+	inWorldWithStore(t, forPeople, func(w *world, m *memory) {
+		m.shared = false
+		store := counted{m, new(atomic.Int64)}
+		w.forPeople(store)
+		before := store.loads.Load()
+		time.Sleep(10 * time.Minute)
+		if n := store.loads.Load() - before; n != 0 {
+			t.Errorf("in ten minutes it was read %d times", n)
+		}
+	})
+}

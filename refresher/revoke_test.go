@@ -116,6 +116,7 @@ func TestOtherNodesForgetWhatWasRevokedWhenTheyLook(t *testing.T) {
 	for name, look := range map[string]func(r *Refresher){
 		"at a refusal": func(r *Refresher) { r.Report(r.Current()) },
 		"at a renewal": func(*Refresher) { time.Sleep(50 * time.Minute) },
+		"by itself":    func(*Refresher) { time.Sleep(watchEvery) },
 		"by command":   func(r *Refresher) { _ = r.Refresh(context.Background()) },
 	} {
 		t.Run(name, func(t *testing.T) {

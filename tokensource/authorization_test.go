@@ -391,7 +391,7 @@ func TestTheCodeOfAQRCodesTextIsItsField(t *testing.T) {
 		{3, "|", "a|b| 4711 \n", Callback{Code: "4711"}},
 		{2, "::", "a::4711::b", Callback{Code: "4711"}},
 		{2, ";", "4711", Callback{Code: "4711"}}, // typed, without the rest
-		{4, ";", "a;b", Callback{}}, // only a part of it
+		{4, ";", "a;b", Callback{}},              // only a part of it
 		{2, ";", "a;;b", Callback{}},
 		{2, ";", "", Callback{}},
 		{2, "=", "a=4711", Callback{Code: "4711"}},
