@@ -1,0 +1,316 @@
+package caddy_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddytoken/inject-token/caddy_test/internal/browser"
+	"github.com/caddytoken/inject-token/caddy_test/internal/harness"
+	"github.com/caddytoken/inject-token/caddy_test/internal/provider"
+)
+
+func TestAPersonAuthorizesOnceInABrowser(t *testing.T) {
+	for name, options := range map[string]func(w *personWorld) []string{
+		"a client with a secret": func(w *personWorld) []string { return []string{w.endpoints(), withASecret} },
+		"a client without one":   func(w *personWorld) []string { return []string{w.endpoints(), native} },
+		"without PKCE":           func(w *personWorld) []string { return []string{w.endpoints(), withASecret, "pkce off"} },
+		"a form that is posted": func(w *personWorld) []string {
+			return []string{w.endpoints(), withASecret, "authorize_param response_mode form_post"}
+		},
+		"by discovery": func(w *personWorld) []string {
+			return []string{"grant authorization_code", "issuer " + w.issuer, "redirect_uri " + w.callback, "authorize_param prompt consent", native}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newPersonWorld(t, 60, nobody(t))
+			c, address := w.start(w.source(options(w)...))
+			c.assertNeedsAPerson(address, "authorization_required")
+			begun := c.begin()
+			person := browser.New(t)
+			person.Authorize(begun.AuthorizationURL)
+			assertLanded(t, person, w.callback)
+			assertGranted(t, c, begun.ID)
+			c.assertServed(address)
+			if tokens, _ := w.api.seen(); len(tokens) != 1 {
+				t.Errorf("%d tokens were active", len(tokens))
+			}
+			if n := w.stats().TokenRequests; n != 1 {
+				t.Errorf("%d token requests", n)
+			}
+			w.assertNeverReused()
+		})
+	}
+}
+
+// assertLanded wants the page that a person sees in the end.
+func assertLanded(t *testing.T, person *browser.Person, callback string) {
+	t.Helper()
+	page := person.Land(callback)
+	if page.Status != http.StatusOK {
+		t.Errorf("the page has the status %d", page.Status)
+	}
+	for _, want := range []string{"Authorized", "crm", "offline_access", "api", "20"} {
+		if !strings.Contains(page.Text, want) {
+			t.Errorf("the page does not say %q:\n%s", want, page.Text)
+		}
+	}
+	assertPageIsHarmless(t, person, page)
+}
+
+// assertPageIsHarmless wants a page that tells nobody of the code in its own
+// address, and that loads nothing.
+func assertPageIsHarmless(t *testing.T, person *browser.Person, page browser.Page) {
+	t.Helper()
+	if got := page.Header.Get("Content-Security-Policy"); !strings.Contains(got, "default-src 'none'") || strings.Contains(got, "unsafe") {
+		t.Errorf("Content-Security-Policy: %s", got)
+	}
+	for field, want := range map[string]string{
+		"Referrer-Policy": "no-referrer", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
+	} {
+		if got := page.Header.Get(field); got != want {
+			t.Errorf("%s: %s", field, got)
+		}
+	}
+	if got := page.Header.Get("Content-Type"); got != "text/html; charset=utf-8" {
+		t.Errorf("Content-Type: %s", got)
+	}
+	u, err := url.Parse(page.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range person.Console() {
+		if strings.Contains(line, u.Host) {
+			t.Errorf("the browser's console says: %s", line)
+		}
+	}
+}
+
+// assertGranted wants an authorization to have been granted, and the status of
+// the source to say so.
+func assertGranted(t *testing.T, c *personCaddy, id string) {
+	t.Helper()
+	a := c.awaitOutcome(id)
+	if a.Status != "granted" || !slices.Equal(a.Scopes, []string{"offline_access", "api"}) || a.TokenExpires.IsZero() {
+		t.Errorf("the authorization is %+v", a)
+	}
+	if s := c.status(); s.State != "fresh" || !s.HasToken || !s.Refreshable || s.Authorize != "" {
+		t.Errorf("the status is %+v", s)
+	}
+}
+
+func TestTheLandingPageWorksBeneathOtherPathsAndProxies(t *testing.T) {
+	front := harness.Port(t)
+	for name, c := range map[string]struct {
+		callback func(inner string) string
+		site     string
+	}{
+		"the whole of a site": {
+			func(inner string) string { return inner + "/" },
+			"token_callback",
+		},
+		"beneath a path that is cut off": {
+			func(inner string) string { return inner + "/apps/crm/oauth/landing" },
+			"handle_path /apps/crm/* {\n token_callback /oauth/landing\n respond 404\n}",
+		},
+		"before another handler of the same path": {
+			func(inner string) string { return inner + "/landing" },
+			"respond /* beside 404\n token_callback /landing",
+		},
+		"in a route, behind another Caddy with TLS": {
+			func(string) string { return fmt.Sprintf("https://localhost:%d/inner/landing", front) },
+			"route {\n token_callback /landing\n respond 404\n}",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inner := "http://127.0.0.1:" + itoa(harness.Port(t))
+			api := "http://127.0.0.1:" + itoa(harness.Port(t))
+			w := newPersonWorld(t, 60, c.callback(inner))
+			caddy := &personCaddy{harness.Start(t, fmt.Sprintf(`{
+	{{globals}}
+	token_sources {
+		%s
+	}
+}
+%s {
+	bind 127.0.0.1
+	%s
+}
+%s {
+	bind 127.0.0.1
+	inject_token crm %s
+}
+`, w.source(w.endpoints(), withASecret), inner, c.site, api, w.api.URL), withSecret(provider.ClientSecret)), t}
+			if strings.HasPrefix(w.callback, "https") {
+				harness.Start(t, fmt.Sprintf(`{
+	{{globals}}
+}
+https://localhost:%d {
+	bind 127.0.0.1
+	handle_path /inner/* {
+		reverse_proxy %s
+	}
+}
+`, front, inner))
+			}
+			begun := caddy.begin()
+			person := browser.New(t)
+			person.Authorize(begun.AuthorizationURL)
+			assertLanded(t, person, w.callback)
+			assertGranted(t, caddy, begun.ID)
+			caddy.assertServed(api)
+		})
+	}
+}
+
+func TestADeniedAuthorizationSaysSo(t *testing.T) {
+	t.Parallel()
+	w := newPersonWorld(t, 60, nobody(t))
+	c, address := w.start(w.source(w.endpoints(), withASecret))
+	begun := c.begin()
+	person := browser.New(t)
+	person.Open(begun.AuthorizationURL)
+	person.LogIn("peter", "any")
+	person.Cancel()
+	page := person.Land(w.callback)
+	if page.Status < 400 {
+		t.Errorf("the page has the status %d", page.Status)
+	}
+	for _, want := range []string{"access_denied", "End-User aborted interaction", authorizeCommand} {
+		if !strings.Contains(page.Text, want) {
+			t.Errorf("the page does not say %q:\n%s", want, page.Text)
+		}
+	}
+	assertPageIsHarmless(t, person, page)
+	if a := c.awaitOutcome(begun.ID); a.Status != "failed" || a.Error != "access_denied" {
+		t.Errorf("the authorization is %+v", a)
+	}
+	resp, body := harness.Get(t, address)
+	if resp.StatusCode != http.StatusBadGateway || !strings.Contains(body, authorizeCommand) {
+		t.Errorf("a request was answered %d %q", resp.StatusCode, body)
+	}
+	if s := c.status(); s.State != "needs_authorization" {
+		t.Errorf("the status is %+v", s)
+	}
+	if n := w.stats().TokenRequests; n != 0 {
+		t.Errorf("%d token requests", n)
+	}
+
+	// Another person may say yes.
+	begun = c.begin()
+	other := browser.New(t)
+	other.Authorize(begun.AuthorizationURL)
+	assertLanded(t, other, w.callback)
+	assertGranted(t, c, begun.ID)
+	c.assertServed(address)
+}
+
+func TestAPageThatWasVisitedTwiceOrForgedAuthorizesNobody(t *testing.T) {
+	t.Parallel()
+	w := newPersonWorld(t, 60, nobody(t))
+	c, address := w.start(w.source(w.endpoints(), native))
+	begun := c.begin()
+	person := browser.New(t)
+	for _, forged := range []string{
+		"?code=stolen&state=guessed", "?code=stolen", "",
+		"?error=access_denied&state=guessed&error_description=" + url.QueryEscape(`<img src=x onerror="document.title='broken into'">`),
+		"?error=" + url.QueryEscape(`<script>document.title="broken into"</script><img>`),
+	} {
+		person.Open(w.callback + forged)
+		page := person.Land(w.callback)
+		if page.Status != http.StatusBadRequest {
+			t.Errorf("%s: the page has the status %d", forged, page.Status)
+		}
+		if person.Sees("img") || person.Sees("script") {
+			t.Errorf("%s: the page holds what its address says", forged)
+		}
+		assertPageIsHarmless(t, person, page)
+	}
+	person.Authorize(begun.AuthorizationURL)
+	landed := person.Land(w.callback)
+	assertGranted(t, c, begun.ID)
+	person.Open(landed.URL)
+	if page := person.Land(w.callback); page.Status != http.StatusBadRequest || strings.Contains(page.Text, "Authorized") {
+		t.Errorf("the page that was visited again has the status %d:\n%s", page.Status, page.Text)
+	}
+	c.assertServed(address)
+	if n := w.stats().TokenRequests; n != 1 {
+		t.Errorf("%d token requests", n)
+	}
+}
+
+func TestWhatIsInTheAddressBarCanBePasted(t *testing.T) {
+	query := func(address, name string) string {
+		u, err := url.Parse(address)
+		if err != nil {
+			return ""
+		}
+		return u.Query().Get(name)
+	}
+	for name, paste := range map[string]func(address string) string{
+		"the whole address":  func(address string) string { return address },
+		"with blanks around": func(address string) string { return "  " + address + "\n" },
+		"the query":          func(address string) string { _, q, _ := strings.Cut(address, "?"); return q },
+		"the code":           func(address string) string { return query(address, "code") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			// The browser is sent where nobody listens.
+			w := newPersonWorld(t, 60, nobody(t))
+			text, address := caddyfile(t, w.source(w.endpoints(), native), "inject_token crm "+w.api.URL)
+			c := &personCaddy{harness.Start(t, text), t}
+			begun := c.begin()
+			person := browser.New(t)
+			person.Authorize(begun.AuthorizationURL)
+			arrived := person.Arrive(w.callback)
+			if query(arrived, "state") != begun.state() || query(arrived, "iss") != w.issuer {
+				t.Fatalf("the provider sent the browser to %s", arrived)
+			}
+			forged := strings.Replace(arrived, "state=", "state=x", 1)
+			if _, status, text := c.complete(begun.ID, forged); status != http.StatusBadRequest {
+				t.Errorf("the state of another authorization was answered %d %s", status, text)
+			}
+			a, status, text := c.complete("", paste(arrived))
+			if status != http.StatusOK || a.Status != "granted" || a.ID != begun.ID {
+				t.Fatalf("completing answered %d %s", status, text)
+			}
+			assertGranted(t, c, begun.ID)
+			c.assertServed(address)
+			if _, status, text := c.complete(begun.ID, paste(arrived)); status != http.StatusConflict {
+				t.Errorf("completing once more answered %d %s", status, text)
+			}
+			w.assertNeverReused()
+		})
+	}
+}
+
+func TestAWrongCodeCanBeCorrected(t *testing.T) {
+	t.Parallel()
+	w := newPersonWorld(t, 60, nobody(t))
+	text, address := caddyfile(t, w.source(w.endpoints(), withASecret), "inject_token crm "+w.api.URL)
+	c := &personCaddy{harness.Start(t, text, withSecret(provider.ClientSecret)), t}
+	begun := c.begin()
+	person := browser.New(t)
+	person.Authorize(begun.AuthorizationURL)
+	u, err := url.Parse(person.Arrive(w.callback))
+	if err != nil {
+		t.Fatal(err)
+	}
+	code := u.Query().Get("code")
+	if _, status, text := c.complete(begun.ID, code[1:]); status != http.StatusBadGateway || !strings.Contains(text, "invalid_grant") {
+		t.Errorf("a code with a slip was answered %d %s", status, text)
+	}
+	if a := c.look(begun.ID); a.Status != "pending" {
+		t.Errorf("the authorization is %+v", a)
+	}
+	if _, status, text := c.complete(begun.ID, code); status != http.StatusOK {
+		t.Errorf("the code itself was answered %d %s", status, text)
+	}
+	assertGranted(t, c, begun.ID)
+	c.assertServed(address)
+}

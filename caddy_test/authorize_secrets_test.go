@@ -1,0 +1,123 @@
+package caddy_test
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddytoken/inject-token/caddy_test/internal/browser"
+	"github.com/caddytoken/inject-token/caddy_test/internal/canary"
+)
+
+func TestNothingOfAnAuthorizationIsSeenAnywhere(t *testing.T) {
+	t.Parallel()
+	w := newPersonWorld(t, 3, nobody(t))
+	e := newExchanges(t, w.tokenURL)
+	w.tokenURL = e.URL
+	c, address := w.start(w.source(w.endpoints(), withASecret, "revoke_url "+w.issuer+"/token/revocation"))
+	var answers strings.Builder
+	listen := func() {
+		for _, path := range []string{"/token_sources/", "/token_sources/crm", "/config/", "/metrics"} {
+			answers.WriteString(c.AdminGet(path))
+		}
+	}
+	var nest canary.Nest
+	begin := func() personAuthorization {
+		begun := c.begin()
+		nest.Add("state", begun.state())
+		listen()
+		return begun
+	}
+
+	// One that is denied, one that is forged, one whose code has a slip, and one
+	// that lands.
+	denied := begin()
+	person := browser.New(t)
+	person.Open(denied.AuthorizationURL)
+	person.LogIn("peter", "any")
+	person.Cancel()
+	person.Land(w.callback)
+	c.awaitOutcome(denied.ID)
+	forged := url.Values{"code": {"forgedcode0123456789"}, "state": {"forgedstate0123456789"}}
+	nest.Add("forged code", forged.Get("code"))
+	nest.Add("forged state", forged.Get("state"))
+	person.Open(w.callback + "?" + forged.Encode())
+	person.Land(w.callback)
+	slip := begin()
+	nest.Add("code with a slip", "slippedcode0123456789")
+	_, _, text := c.complete(slip.ID, "slippedcode0123456789")
+	answers.WriteString(text)
+	landing := begin()
+	person.Open(landing.AuthorizationURL)
+	person.Consent()
+	page := person.Land(w.callback)
+	assertPageIsHarmless(t, person, page)
+	assertGranted(t, c, landing.ID)
+	for _, a := range []string{denied.ID, slip.ID, landing.ID} {
+		answers.WriteString(c.AdminGet("/token_sources/crm/authorizations/" + a))
+	}
+
+	// The page before this one is not told to the next.
+	person.Follow(address + "/next")
+	person.Land(address + "/next")
+	_, referers := w.api.seen()
+	if len(referers) == 0 || slices.ContainsFunc(referers, func(r string) bool { return r != "" }) {
+		t.Errorf("the API was told %q", referers)
+	}
+	c.Eventually(time.Minute, "the token has been renewed", func() bool {
+		c.assertServed(address)
+		return w.api.distinct() >= 3 || t.Failed()
+	})
+	listen()
+	_, text = c.ask("POST", "/token_sources/crm/revoke", nil, nil)
+	answers.WriteString(text)
+	listen()
+	c.Stop()
+
+	kinds := make(map[string]int)
+	for value, kind := range e.all() {
+		nest.Add(kind, value)
+		kinds[kind]++
+	}
+	for _, kind := range secretOf {
+		if kinds[kind] == 0 {
+			t.Errorf("no %s went to the provider or came from it, so that none can be looked for", kind)
+		}
+	}
+	if found := nest.Find(c.Log()); len(found) > 0 {
+		t.Errorf("the log holds %v", found)
+	}
+	if found := nest.Find(answers.String()); len(found) > 0 {
+		t.Errorf("an answer of the admin API holds %v", found)
+	}
+	assertAccessLogLeavesOut(t, c, "/callback", "/next")
+}
+
+// assertAccessLogLeavesOut wants the access log to tell of one path and not of
+// another, whose query is not its business; of that the module tells.
+func assertAccessLogLeavesOut(t *testing.T, c *personCaddy, hidden, told string) {
+	t.Helper()
+	var of []string
+	own := 0
+	for _, line := range c.LogLines() {
+		logger, _ := line["logger"].(string)
+		if request, ok := line["request"].(map[string]any); ok && strings.HasPrefix(logger, "http.log.access") {
+			uri, _ := request["uri"].(string)
+			of = append(of, uri)
+		}
+		if strings.HasPrefix(logger, "token_sources.crm") && strings.Contains(line["msg"].(string), "authoriz") {
+			own++
+		}
+	}
+	if !slices.Contains(of, told) {
+		t.Errorf("the access log does not tell of %s: %q", told, of)
+	}
+	if slices.ContainsFunc(of, func(uri string) bool { return strings.HasPrefix(uri, hidden) }) {
+		t.Errorf("the access log tells of %s: %q", hidden, of)
+	}
+	if own == 0 {
+		t.Error("the module's own log tells of no authorization")
+	}
+}
