@@ -1,9 +1,16 @@
 package caddy_test
 
 import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -120,4 +127,67 @@ func assertAccessLogLeavesOut(t *testing.T, c *personCaddy, hidden, told string)
 	if own == 0 {
 		t.Error("the module's own log tells of no authorization")
 	}
+}
+
+// exchanges stands before the token endpoint and keeps what goes through.
+type exchanges struct {
+	*httptest.Server
+	mu     sync.Mutex // guards values
+	values map[string]string
+}
+
+// secretOf are the fields of token requests and answers that nobody may see.
+var secretOf = []string{"code", "code_verifier", "access_token", "refresh_token"}
+
+func newExchanges(t *testing.T, tokenURL string) *exchanges {
+	target, err := url.Parse(tokenURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &exchanges{values: make(map[string]string)}
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL, r.Out.Host = target, "" },
+		ModifyResponse: func(resp *http.Response) error {
+			body, err := io.ReadAll(resp.Body)
+			resp.Body = io.NopCloser(bytes.NewReader(body))
+			var answer map[string]any
+			if err == nil && json.Unmarshal(body, &answer) == nil {
+				e.keep(func(name string) string { s, _ := answer[name].(string); return s })
+			}
+			return err
+		},
+	}
+	e.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		form, _ := url.ParseQuery(string(body))
+		e.keep(form.Get)
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(e.Close)
+	return e
+}
+
+func (e *exchanges) keep(get func(name string) string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, name := range secretOf {
+		if value := get(name); value != "" {
+			e.values[value] = name
+		}
+	}
+}
+
+// all returns what went through, by its value.
+func (e *exchanges) all() map[string]string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := make(map[string]string)
+	for value, name := range e.values {
+		all[value] = name
+	}
+	return all
 }
