@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -54,8 +55,8 @@ func assertLanded(t *testing.T, person *browser.Person, callback string) {
 	if page.Status != http.StatusOK {
 		t.Errorf("the page has the status %d", page.Status)
 	}
-	for _, want := range []string{"Authorized", "crm", "offline_access", "api", "20"} {
-		if !strings.Contains(page.Text, want) {
+	for _, want := range []string{"Authorized", "crm", "offline_access", "api", `\d{4}-\d\d-\d\d \d\d:\d\d`} {
+		if !regexp.MustCompile(want).MatchString(page.Text) {
 			t.Errorf("the page does not say %q:\n%s", want, page.Text)
 		}
 	}
