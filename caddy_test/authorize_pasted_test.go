@@ -81,3 +81,25 @@ func TestAWrongCodeCanBeCorrected(t *testing.T) {
 	assertGranted(t, c, begun.ID)
 	c.assertServed(address)
 }
+
+func TestAnAddressCompletesOnlyItsOwnAuthorization(t *testing.T) {
+	t.Parallel()
+	w := newPersonWorld(t, 60, nobody(t))
+	text, address := caddyfile(t, w.source(w.endpoints(), native), "inject_token crm "+w.api.URL)
+	c := &personCaddy{harness.Start(t, text), t}
+	first, second := c.begin(), c.begin()
+	person := browser.New(t)
+	person.Authorize(second.AuthorizationURL)
+	arrived := person.Arrive(w.callback)
+	if _, status, text := c.complete(first.ID, arrived); status != http.StatusBadRequest {
+		t.Errorf("the address of another authorization was answered %d %s", status, text)
+	}
+	if n := w.stats().TokenRequests; n != 0 {
+		t.Errorf("%d token requests", n)
+	}
+	if _, status, text := c.complete(second.ID, arrived); status != http.StatusOK {
+		t.Errorf("its own was answered %d %s", status, text)
+	}
+	assertGranted(t, c, second.ID)
+	c.assertServed(address)
+}
