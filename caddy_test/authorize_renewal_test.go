@@ -111,14 +111,9 @@ func storm(t *testing.T, address string, requests int) {
 	sending.Wait()
 }
 
-func TestAuthorizingAgainFailsNoRequest(t *testing.T) {
-	t.Parallel()
-	w := newPersonWorld(t, 5, nobody(t))
-	c, address := w.start(w.source(w.endpoints(), native))
-	person := w.authorize(c)
-	c.assertServed(address)
-
-	var asked atomic.Int64
+// keepAsking sends requests, four at once, and hands over each answer with the
+// time at which it was asked for, until stop has returned.
+func keepAsking(address string, answer func(asked time.Time, got answered)) (stop func()) {
 	end := make(chan struct{})
 	var asking sync.WaitGroup
 	for range 4 {
@@ -129,16 +124,29 @@ func TestAuthorizingAgainFailsNoRequest(t *testing.T) {
 					return
 				case <-time.After(20 * time.Millisecond):
 				}
-				if got := tryToAsk(address + "/x"); got.status != http.StatusOK {
-					t.Errorf("answered %d %q", got.status, got.body)
-				}
-				asked.Add(1)
+				asked := time.Now()
+				answer(asked, tryToAsk(address+"/x"))
 			}
 		})
 	}
-	stop := sync.OnceFunc(func() {
+	return sync.OnceFunc(func() {
 		close(end)
 		asking.Wait()
+	})
+}
+
+func TestAuthorizingAgainFailsNoRequest(t *testing.T) {
+	t.Parallel()
+	w := newPersonWorld(t, 5, nobody(t))
+	c, address := w.start(w.source(w.endpoints(), native))
+	person := w.authorize(c)
+	c.assertServed(address)
+	var asked atomic.Int64
+	stop := keepAsking(address, func(_ time.Time, got answered) {
+		if got.status != http.StatusOK {
+			t.Errorf("answered %d %q", got.status, got.body)
+		}
+		asked.Add(1)
 	})
 	defer stop()
 
@@ -183,13 +191,31 @@ func TestAnyNodeLandsWhatAnotherHasBegun(t *testing.T) {
 	for i := range nodes {
 		nodes[i].assertNeedsAPerson(addresses[i], "authorization_required")
 	}
+
+	// Requests come all the time to the node that does not land it. Those that
+	// come when the person is told are served.
+	var landed atomic.Pointer[time.Time]
+	var served atomic.Int64
+	stop := keepAsking(addresses[0], func(asked time.Time, got answered) {
+		switch told := landed.Load(); {
+		case got.status == http.StatusOK:
+			served.Add(1)
+		case told != nil && asked.After(*told):
+			t.Errorf("%v after the person was told, a request was answered %d %q", asked.Sub(*told), got.status, got.body)
+		}
+	})
+	defer stop()
 	begun := nodes[0].begin()
 	person := browser.New(t)
 	person.Authorize(begun.AuthorizationURL)
 	assertLanded(t, person, w.callback)
-	for i := range nodes { // at once, without any wait
+	now := time.Now()
+	landed.Store(&now)
+	for i := range nodes {
 		nodes[i].assertServed(addresses[i])
 	}
+	nodes[0].Eventually(time.Minute, "many were served", func() bool { return served.Load() > 50 || t.Failed() })
+	stop()
 	assertGranted(t, nodes[0], begun.ID)
 	assertGranted(t, nodes[1], begun.ID)
 	nodes[0].Eventually(time.Minute, "four tokens have been active", func() bool {
