@@ -3,6 +3,9 @@ package caddy_test
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -169,10 +172,11 @@ func TestAuthorizingAgainFailsNoRequest(t *testing.T) {
 
 func TestAnyNodeLandsWhatAnotherHasBegun(t *testing.T) {
 	t.Parallel()
-	w := newPersonWorld(t, 4, nobody(t))
+	addresses := []string{"http://127.0.0.1:" + itoa(harness.Port(t)), "http://127.0.0.1:" + itoa(harness.Port(t))}
+	var landed atomic.Pointer[time.Time]
+	w := newPersonWorld(t, 4, landingAt(t, addresses[1], &landed)+"/callback")
 	folder := newSharedFolder(t)
 	nodes := make([]*personCaddy, 2)
-	addresses := []string{"http://127.0.0.1:" + itoa(harness.Port(t)), strings.TrimSuffix(w.callback, "/callback")}
 	for i, address := range addresses {
 		nodes[i] = &personCaddy{harness.Start(t, fmt.Sprintf(`{
 	%s
@@ -194,7 +198,6 @@ func TestAnyNodeLandsWhatAnotherHasBegun(t *testing.T) {
 
 	// Requests come all the time to the node that does not land it. Those that
 	// come when the person is told are served.
-	var landed atomic.Pointer[time.Time]
 	var served atomic.Int64
 	stop := keepAsking(addresses[0], func(asked time.Time, got answered) {
 		switch told := landed.Load(); {
@@ -209,15 +212,14 @@ func TestAnyNodeLandsWhatAnotherHasBegun(t *testing.T) {
 	person := browser.New(t)
 	person.Authorize(begun.AuthorizationURL)
 	assertLanded(t, person, w.callback)
-	now := time.Now()
-	landed.Store(&now)
 	for i := range nodes {
 		nodes[i].assertServed(addresses[i])
 	}
 	nodes[0].Eventually(time.Minute, "many were served", func() bool { return served.Load() > 50 || t.Failed() })
 	stop()
-	assertGranted(t, nodes[0], begun.ID)
-	assertGranted(t, nodes[1], begun.ID)
+	for i := range nodes {
+		assertGranted(t, nodes[i], begun.ID)
+	}
 	nodes[0].Eventually(time.Minute, "four tokens have been active", func() bool {
 		for i := range nodes {
 			nodes[i].assertServed(addresses[i])
@@ -225,4 +227,23 @@ func TestAnyNodeLandsWhatAnotherHasBegun(t *testing.T) {
 		return w.api.distinct() >= 4 || t.Failed()
 	})
 	w.assertNeverReused()
+}
+
+// landingAt stands before a node, and notes when it has told of a grant.
+func landingAt(t *testing.T, node string, told *atomic.Pointer[time.Time]) (front string) {
+	target, err := url.Parse(node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) },
+		ModifyResponse: func(resp *http.Response) error {
+			if now := time.Now(); resp.StatusCode == http.StatusOK {
+				told.Store(&now)
+			}
+			return nil
+		},
+	})
+	t.Cleanup(server.Close)
+	return server.URL
 }
