@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -21,7 +22,7 @@ import (
 func TestNothingOfAnAuthorizationIsSeenAnywhere(t *testing.T) {
 	t.Parallel()
 	w := newPersonWorld(t, 3, nobody(t))
-	e := newExchanges(t, w.tokenURL)
+	e := newExchanges(t, w.tokenURL, "code", "code_verifier", "access_token", "refresh_token")
 	w.tokenURL = e.URL
 	c, address := w.start(w.source(w.endpoints(), withASecret, "revoke_url "+w.issuer+"/token/revocation"))
 	var answers strings.Builder
@@ -83,16 +84,7 @@ func TestNothingOfAnAuthorizationIsSeenAnywhere(t *testing.T) {
 	listen()
 	c.Stop()
 
-	kinds := make(map[string]int)
-	for value, kind := range e.all() {
-		nest.Add(kind, value)
-		kinds[kind]++
-	}
-	for _, kind := range secretOf {
-		if kinds[kind] == 0 {
-			t.Errorf("no %s went to the provider or came from it, so that none can be looked for", kind)
-		}
-	}
+	e.hide(t, &nest)
 	if found := nest.Find(c.Log()); len(found) > 0 {
 		t.Errorf("the log holds %v", found)
 	}
@@ -100,6 +92,35 @@ func TestNothingOfAnAuthorizationIsSeenAnywhere(t *testing.T) {
 		t.Errorf("an answer of the admin API holds %v", found)
 	}
 	assertAccessLogLeavesOut(t, c, "/callback", "/next")
+}
+
+func TestNothingOfADeviceIsSeenAnywhere(t *testing.T) {
+	t.Parallel()
+	w := newPersonWorld(t, 3, "")
+	e := newExchanges(t, w.tokenURL, "device_code", "access_token", "refresh_token")
+	c, address := deviceSite(t, w, "device_url "+w.issuer+"/device/auth", "token_url "+e.URL)
+	begun := c.begin()
+	var nest canary.Nest
+	nest.Add("user_code", begun.UserCode)
+	person := browser.New(t)
+	person.ConfirmDevice(begun.VerificationURIComplete, "")
+	person.LogIn("peter", "any")
+	person.Consent()
+	assertGranted(t, c, begun.ID)
+	answers := c.AdminGet("/config/") + c.AdminGet("/token_sources/") + c.AdminGet("/token_sources/crm/authorizations/"+begun.ID)
+	c.Eventually(time.Minute, "the token has been renewed", func() bool {
+		c.assertServed(address)
+		return w.api.distinct() >= 2 || t.Failed()
+	})
+	c.Stop()
+	if found := nest.Find(c.Log()); len(found) > 0 {
+		t.Errorf("the log holds %v", found)
+	}
+	var hidden canary.Nest // from operators as well, who see the user code
+	e.hide(t, &hidden)
+	if found := hidden.Find(c.Log() + answers); len(found) > 0 {
+		t.Errorf("the log or an answer of the admin API holds %v", found)
+	}
 }
 
 // assertAccessLogLeavesOut wants the access log to tell of one path and not of
@@ -132,19 +153,18 @@ func assertAccessLogLeavesOut(t *testing.T, c *personCaddy, hidden, told string)
 // exchanges stands before the token endpoint and keeps what goes through.
 type exchanges struct {
 	*httptest.Server
+	names  []string
 	mu     sync.Mutex // guards values
 	values map[string]string
 }
 
-// secretOf are the fields of token requests and answers that nobody may see.
-var secretOf = []string{"code", "code_verifier", "access_token", "refresh_token"}
-
-func newExchanges(t *testing.T, tokenURL string) *exchanges {
+// newExchanges keeps fields of these names.
+func newExchanges(t *testing.T, tokenURL string, names ...string) *exchanges {
 	target, err := url.Parse(tokenURL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &exchanges{values: make(map[string]string)}
+	e := &exchanges{names: names, values: make(map[string]string)}
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL, r.Out.Host = target, "" },
 		ModifyResponse: func(resp *http.Response) error {
@@ -174,20 +194,25 @@ func newExchanges(t *testing.T, tokenURL string) *exchanges {
 func (e *exchanges) keep(get func(name string) string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, name := range secretOf {
+	for _, name := range e.names {
 		if value := get(name); value != "" {
 			e.values[value] = name
 		}
 	}
 }
 
-// all returns what went through, by its value.
-func (e *exchanges) all() map[string]string {
+// hide adds what went through to a nest, of which there is to be some of each
+// name.
+func (e *exchanges) hide(t *testing.T, nest *canary.Nest) {
+	t.Helper()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	all := make(map[string]string)
 	for value, name := range e.values {
-		all[value] = name
+		nest.Add(name, value)
 	}
-	return all
+	for _, name := range e.names {
+		if !slices.Contains(slices.Collect(maps.Values(e.values)), name) {
+			t.Errorf("no %s went to the provider or came from it, so that none can be looked for", name)
+		}
+	}
 }
