@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/coder/websocket v1.8.15
+	github.com/creack/pty v1.1.24
 	github.com/quic-go/quic-go v0.63.0
 	google.golang.org/grpc v1.83.2
 	google.golang.org/protobuf v1.36.11
