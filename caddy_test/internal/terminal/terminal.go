@@ -43,6 +43,7 @@ type Session struct {
 func Start(tb testing.TB, cmd *exec.Cmd) *Session {
 	tb.Helper()
 	s := newSession(tb, cmd)
+	cmd.Env = append(cmd.Environ(), "TERM=xterm-256color")
 	tty, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 40, Cols: 100})
 	if err != nil {
 		tb.Fatal(err)

@@ -10,7 +10,7 @@ const document = "# A\n\n```console\n$ first --flag\na … c\n\n  two blanks\n> 
 func TestTheSessionsOfADocumentAreRead(t *testing.T) {
 	steps, err := Parse(document)
 	if err != nil || len(steps) != 3 {
-		t.Fatalf("%v %q", err, steps)
+		t.Fatalf("%v %+v", err, steps)
 	}
 	for i, want := range []Step{
 		{4, "first --flag", []string{"a … c", "", "  two blanks", "> typed"}}, {9, "second", nil}, {19, "third", []string{"…", "end"}},
