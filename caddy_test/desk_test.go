@@ -31,8 +31,8 @@ type desk struct {
 // callbackPath is where the site of a desk has its token_callback.
 const callbackPath = "/oauth/callback"
 
-// newDesk starts Caddy with a source; CALLBACK in its further options stands
-// for the address of the callback.
+// newDesk starts Caddy with a source. In its further options CALLBACK stands for
+// the address of the callback, and REVOKE for that of the revocation endpoint.
 func newDesk(t *testing.T, grant, options string) *desk {
 	t.Helper()
 	p := provider.New(t, provider.Dialect{})
@@ -41,7 +41,7 @@ func newDesk(t *testing.T, grant, options string) *desk {
 	t.Cleanup(d.assertHidden) // after Caddy's own end
 	text, url := caddyfile(t, personSource(p, "crm", grant, options), "log\n"+atCallback(p))
 	d.url = url
-	d.caddy = harness.Start(t, strings.ReplaceAll(text, "CALLBACK", url+callbackPath), withSecret(provider.ClientSecret))
+	d.caddy = harness.Start(t, strings.NewReplacer("CALLBACK", url+callbackPath, "REVOKE", p.RevokeURL()).Replace(text), withSecret(provider.ClientSecret))
 	return d
 }
 
