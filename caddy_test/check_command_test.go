@@ -35,7 +35,26 @@ func newChecked(t *testing.T) *checked {
 func (c *checked) caddyfile(sources string) {
 	c.t.Helper()
 	sources = strings.ReplaceAll(sources, "{{dir}}", c.dir)
-	harness.WriteFile(c.t, c.dir, "Caddyfile", "{\n\tadmin off\n\ttoken_sources {\n\t\t"+sources+"\n\t}\n}\n")
+	harness.WriteFile(c.t, c.dir, "Caddyfile", formatted("{\nadmin off\ntoken_sources {\n"+sources+"}\n}\n"))
+}
+
+// formatted is a Caddyfile as `caddy fmt` writes it: Caddy warns of others.
+func formatted(text string) string {
+	var out strings.Builder
+	depth := 0
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		if line == "}" {
+			depth--
+		}
+		out.WriteString(strings.Repeat("\t", depth) + line + "\n")
+		if strings.HasSuffix(line, "{") {
+			depth++
+		}
+	}
+	return out.String()
 }
 
 func (c *checked) source(name, options string) string {

@@ -120,11 +120,11 @@ func replayDocument(t *testing.T, document string) (differences []string) {
 }
 
 var (
-	ofOption   = regexp.MustCompile(`(?m)^\s+(authorize_url|device_url|token_url|revoke_url|redirect_uri|client_id) (\S+)$`)
-	ofFile     = regexp.MustCompile(`\{file\.(/[^}]+)\}`)
-	ofSite     = regexp.MustCompile(`(?m)^(?:https?://)?([a-z0-9.:-]+) \{$`)
-	ofProxy = regexp.MustCompile(`(?m)^\s+inject_token .*?(https?://\S+)`)
-	blanks     = regexp.MustCompile(`(\S) {2,}`)
+	ofOption = regexp.MustCompile(`(?m)^\s+(authorize_url|device_url|token_url|revoke_url|redirect_uri|client_id) (\S+)$`)
+	ofFile   = regexp.MustCompile(`\{file\.(/[^}]+)\}`)
+	ofSite   = regexp.MustCompile(`(?m)^(?:https?://)?([a-z0-9.:-]+) \{$`)
+	ofProxy  = regexp.MustCompile(`(?m)^\s+inject_token .*?(https?://\S+)`)
+	blanks   = regexp.MustCompile(`(\S) {2,}`)
 )
 
 // squeeze makes columns as narrow as they can be: names are longer here.
