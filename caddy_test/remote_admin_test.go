@@ -88,6 +88,7 @@ func newRemoteDesk(t *testing.T) *remoteDesk {
 		map[string]any{"public_keys": []string{r.admin.der}},
 		map[string]any{"public_keys": []string{r.reader.der}, "permissions": []any{map[string]any{"paths": []string{"/token_sources"}, "methods": []string{"GET"}}}},
 	}}
+	config["apps"].(map[string]any)["pki"] = map[string]any{"certificate_authorities": map[string]any{"local": map[string]any{"install_trust": false}}}
 	adapted, err := json.Marshal(config)
 	if err != nil {
 		t.Fatal(err)
