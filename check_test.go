@@ -276,7 +276,7 @@ func TestTheNameOfAProviderInTheLogHoldsNoPassword(t *testing.T) {
 		"https://{env.USER}:secret@auth.example.org/tok": "auth.example.org",
 		"https://auth.example.org:8443":                  "auth.example.org:8443",
 	} {
-		if got := (&Source{TokenURL: url}).tokenEndpoint(); got != want {
+		if got := (&Source{TokenURL: url}).provider(); got != want {
 			t.Errorf("%s is told as %q, want %q", url, got, want)
 		}
 	}

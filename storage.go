@@ -28,6 +28,7 @@ import (
 //	token_sources/NAME/IDENTITY/token.json              the newest token
 //	token_sources/NAME/IDENTITY/intent-NODE-CLAIM.json  while NODE spends a refresh token
 //	token_sources/NAME/IDENTITY/unreadable.json         what could not be read
+//	token_sources/NAME/IDENTITY/authorization-ID.json   what a person has begun
 //
 // IDENTITY is a digest of the provider, the client and what is asked for. It is
 // made anew at each access, since it may depend on placeholders.
@@ -51,6 +52,7 @@ type record struct {
 	Node       string          `json:"node"`
 	Stored     time.Time       `json:"stored"`
 	Shared     bool            `json:"shared,omitempty"`
+	Revoked    bool            `json:"revoked,omitempty"` // and there is no token
 	KeyID      string          `json:"key_id,omitempty"`
 	Ciphertext []byte          `json:"ciphertext,omitempty"`
 	Token      json.RawMessage `json:"token,omitempty"`
@@ -150,6 +152,9 @@ func (s *store) decode(key string, text []byte) (*refresher.Record, error) {
 			return nil, unreadable("is damaged, or belongs to another source")
 		}
 	}
+	if r.Revoked {
+		return &refresher.Record{Counter: r.Counter, Origin: r.Origin, Shared: r.Shared}, nil
+	}
 	token, err := tokensource.Decode(plain)
 	if err != nil {
 		return nil, unreadable("is damaged")
@@ -182,11 +187,17 @@ func (s *store) Save(ctx context.Context, r *refresher.Record) error {
 }
 
 func (s *store) encode(r *refresher.Record) ([]byte, error) {
-	plain, err := r.Token.Encode()
-	if err != nil {
-		return nil, err
+	plain := []byte("{}")
+	if r.Token != nil {
+		var err error
+		if plain, err = r.Token.Encode(); err != nil {
+			return nil, err
+		}
 	}
-	out := record{Version: recordVersion, Counter: r.Counter, Origin: r.Origin, Node: node, Stored: time.Now().UTC().Truncate(time.Millisecond), Shared: r.Shared}
+	out := record{
+		Version: recordVersion, Counter: r.Counter, Origin: r.Origin, Node: node,
+		Stored: time.Now().UTC().Truncate(time.Millisecond), Shared: r.Shared, Revoked: r.Token == nil,
+	}
 	keys, err := s.keys.resolve()
 	if err != nil {
 		return nil, err
