@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddytoken/inject-token/caddy_test/internal/canary"
 	"github.com/caddytoken/inject-token/caddy_test/internal/harness"
@@ -183,8 +184,10 @@ func (d *desk) assertServed() {
 
 func (d *desk) assertNeedsPerson() {
 	d.t.Helper()
-	if s := d.status(); s.State != "needs_authorization" || s.HasToken {
-		d.t.Errorf("the source is in the state %q; it has a token: %v", s.State, s.HasToken)
+	// It is known when the storage has been read.
+	d.caddy.Eventually(10*time.Second, "the source needs authorization", func() bool { return d.status().State == "needs_authorization" })
+	if d.status().HasToken {
+		d.t.Error("a source that needs authorization has a token")
 	}
 	resp, body := harness.Get(d.t, d.url+"/data")
 	if resp.StatusCode != http.StatusBadGateway || !strings.Contains(body, "caddy token-source authorize crm") {

@@ -127,7 +127,7 @@ func TestWhoMayOnlyReadIsToldSo(t *testing.T) {
 	}
 	for _, command := range []string{"authorize", "refresh", "revoke"} {
 		output, code := r.run(r.as(r.reader, command, "crm")...)
-		assertSaid(t, output, code, 1, "not authorized to use this method", "access_control")
+		assertSaid(t, output, code, 1, "does not allow", "not authorized to use this method")
 		assertSentences(t, output)
 	}
 	if n := len(r.provider.Authorizations()) + r.provider.Count(); n != 0 {
@@ -147,16 +147,16 @@ func TestWhatIsWrongWithCertificatesIsSaidSo(t *testing.T) {
 		args  []string
 		words []string
 	}{
-		"an authority that nobody knows": {[]string{"--address", r.address, "--cert", r.admin.cert, "--key", r.admin.key}, []string{"certificate", "--ca"}},
-		"no certificate of one's own":    {[]string{"--address", r.address, "--ca", r.ca}, []string{"certificate", "--cert"}},
+		"an authority that nobody knows": {[]string{"--address", r.address, "--cert", r.admin.cert, "--key", r.admin.key}, []string{"certificate"}},
+		"no certificate of one's own":    {[]string{"--address", r.address, "--ca", r.ca}, []string{"certificate"}},
 		"a certificate unknown to Caddy": {r.as(r.none)[0:], []string{"certificate"}},
 		"a certificate without its key":  {[]string{"--address", r.address, "--cert", r.admin.cert, "--ca", r.ca}, []string{"--key"}},
 		"a key without its certificate":  {[]string{"--address", r.address, "--key", r.admin.key, "--ca", r.ca}, []string{"--cert"}},
 		"the key of another certificate": {[]string{"--address", r.address, "--cert", r.admin.cert, "--key", r.none.key, "--ca", r.ca}, []string{"key"}},
 		"a file that is not there":       {[]string{"--address", r.address, "--cert", "/none.pem", "--key", r.admin.key, "--ca", r.ca}, []string{"/none.pem"}},
 		"an authority that is none":      {[]string{"--address", r.address, "--cert", r.admin.cert, "--key", r.admin.key, "--ca", junk}, []string{junk}},
-		"another host":                   {[]string{"--address", strings.Replace(r.address, "127.0.0.1", "localhost", 1), "--cert", r.admin.cert, "--key", r.admin.key, "--ca", r.ca}, []string{"certificate"}},
-		"without TLS":                    {[]string{"--address", plain}, []string{"https"}},
+		"another host":                   {[]string{"--address", strings.Replace(r.address, "127.0.0.1", "localhost", 1), "--cert", r.admin.cert, "--key", r.admin.key, "--ca", r.ca}, []string{"tls"}},
+		"without TLS":                    {[]string{"--address", plain}, []string{plain}},
 		"certificates without TLS":       {[]string{"--address", r.caddy.Admin, "--cert", r.admin.cert, "--key", r.admin.key}, []string{"https"}},
 	} {
 		for _, command := range [][]string{{"list"}, {"authorize", "crm"}} {
