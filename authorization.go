@@ -134,9 +134,12 @@ func (a *authorization) granted(t *tokensource.Token, stored bool) {
 // failed notes why there is no token. Who has typed a code may try another one
 // where that was wrong, or the provider did not get it.
 func (a *authorization) failed(e *tokensource.Error, typed bool) {
-	a.Error, a.Message = e.Code, explain(e)
-	a.Status = authorizationFailed
-	if typed && a.tries < mostTries && (e.Code == "invalid_grant" || e.StatusCode == 0 && e.Code == "") {
+	a.Error, a.Message, a.Status = e.Code, explain(e), authorizationFailed
+	wrong := e.Code == "invalid_grant" && a.code != nil
+	if wrong {
+		a.Message = "the provider does not take this code: it is wrong, spent or too old, or redirect_uri is not the one that is registered there; it said " + e.Error()
+	}
+	if typed && a.tries < mostTries && (wrong || e.StatusCode == 0 && e.Code == "") {
 		a.Status = authorizationPending
 	}
 }

@@ -152,7 +152,7 @@ func (s *runningSource) finish(ctx context.Context, id string, answer tokensourc
 		s.log.Warn("what became of an authorization could not be stored", zap.String("authorization", a.ID), zap.Error(err))
 	}
 	if failure != nil {
-		return a.seen(time.Now()), problemOf(failure)
+		return nil, &problem{http.StatusBadGateway, a.Message}
 	}
 	return a.seen(time.Now()), nil
 }

@@ -140,7 +140,7 @@ func runRefresh(fl caddycmd.Flags) (int, error) {
 	refused, ok := errors.AsType[*adminRefusal](err)
 	if ok && refused.status == http.StatusBadGateway {
 		if _, err := askAdmin(fl, http.MethodGet, sourcePath(name), nil, &now); err == nil && now.Authorize != "" {
-			return exitPerson, fmt.Errorf("%s; a person must authorize the source: %s", refused.text, now.Authorize)
+			return exitPerson, fmt.Errorf("%s: %s", refused.text, now.Authorize)
 		}
 	}
 	return exitOf(err)

@@ -53,7 +53,11 @@ func (s *Source) Authorize(ctx context.Context, state string) (*Authorization, e
 	if problem != nil {
 		return nil, problem
 	}
-	set, err := s.resolve(forToken, descent{}, nil)
+	var found *tokenEndpoint
+	if m != nil {
+		found = s.tokenEndpointOf(m)
+	}
+	set, err := s.resolve(forToken, descent{}, found)
 	if err != nil {
 		return nil, &Error{Reason: err.Error(), Permanent: true}
 	}
