@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -117,39 +116,6 @@ func (d *desk) terminalAuthorize() {
 	s := d.terminal("authorize", "crm")
 	s.Type(d.provider.Visit(d.awaitURL(s)).Location)
 	assertEnd(d.t, s, 0, "Authorized: crm")
-}
-
-func TestACommandThatLosesItsCaddySaysSo(t *testing.T) {
-	t.Parallel()
-	d := newDesk(t, "authorization_code", withCallback)
-	s := d.terminal("authorize", "crm")
-	d.awaitURL(s)
-	d.caddy.Stop()
-	if code := s.ExitCode(); code != 1 && code != 4 {
-		t.Errorf("ended with %d:\n%s", code, s.Screen())
-	}
-	assertSentences(t, s.Screen())
-}
-
-// TestAReloadMeanwhileChangesNothing has Caddy load its configuration once more
-// while a person is away.
-func TestAReloadMeanwhileChangesNothing(t *testing.T) {
-	t.Parallel()
-	d := newDesk(t, "authorization_code", withCallback)
-	s := d.terminal("authorize", "crm")
-	v := d.provider.Visit(d.awaitURL(s))
-	text, err := os.ReadFile(filepath.Join(d.caddy.Dir, "Caddyfile"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.caddy.Reload(string(text) + freeURL(t) + " {\n\trespond hello\n}\n"); err != nil {
-		t.Fatal(err)
-	}
-	if status, page := d.land(v); status != http.StatusOK {
-		t.Errorf("the landing page is %d %s", status, page)
-	}
-	assertEnd(t, s, 0, "Authorized: crm")
-	d.assertServed()
 }
 
 func TestAdminAddressesThatAreNoneAreSaidSo(t *testing.T) {

@@ -36,7 +36,13 @@ const callbackPath = "/oauth/callback"
 // the address of the callback, and REVOKE for that of the revocation endpoint.
 func newDesk(t *testing.T, grant, options string) *desk {
 	t.Helper()
-	p := provider.New(t, provider.Dialect{})
+	return newDeskOf(t, provider.Dialect{}, grant, options)
+}
+
+// newDeskOf is newDesk with a provider of its own kind.
+func newDeskOf(t *testing.T, dialect provider.Dialect, grant, options string) *desk {
+	t.Helper()
+	p := provider.New(t, dialect)
 	p.Set(func(k *provider.Knobs) { k.Offline = true })
 	d := &desk{t: t, provider: p}
 	t.Cleanup(d.assertHidden) // after Caddy's own end
