@@ -80,22 +80,22 @@ func (r *Refresher) Revoke(revoke func(context.Context, *tokensource.Token) erro
 		stored := turn.grant(nil)
 		r.mu.Lock()
 		r.grants++
-		r.counter = turn.state.counter
 		if !stored {
 			r.unsaved = true
 			r.keep()
 		}
 		r.mu.Unlock()
-		r.forget()
+		r.forget(turn.state.counter)
 		turn.e.Log.Info("revoked")
 		return nil
 	})
 }
 
-// forget drops what was obtained.
-func (r *Refresher) forget() {
+// forget drops what was obtained. The counter is that of the storage.
+func (r *Refresher) forget(counter uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.counter = counter
 	r.current.Store(nil)
 	r.obtained = nil
 	r.suspect = false

@@ -61,6 +61,9 @@ func (r *Refresher) run(f *flight, e *Environment) {
 		if !f.due.IsZero() {
 			r.schedule(f.due)
 		}
+		if f.look && r.obtained == nil && r.failure == nil && r.options.Person {
+			r.fly() // it was revoked, and now a person is needed
+		}
 		f.err = errEnded
 		r.mu.Unlock()
 		close(f.done)

@@ -9,10 +9,10 @@
 // way, renewal.go how a token is obtained and stored so that no two nodes spend
 // a refresh token twice, nodes.go how nodes see each other, detours.go what is
 // done where they or the storage do not answer, keep.go how a token is stored
-// later, authorize.go what comes from a person, status.go what operators see and do,
-// store.go the storage, lineage.go what keeps refresh tokens in order
-// within a process, schedule.go the arithmetic of time, and refusal.go what
-// happens when an upstream does not take a token.
+// later, authorize.go what comes from a person, watch.go how other nodes hear of
+// that, status.go what operators see and do, store.go the storage, lineage.go what
+// keeps refresh tokens in order within a process, schedule.go the arithmetic of
+// time, and refusal.go what happens when an upstream does not take a token.
 package refresher
 
 import (
@@ -88,9 +88,10 @@ const lookEvery = 9 * time.Second
 // Refresher keeps the token of one source fresh. All methods are safe for
 // concurrent use.
 //
-// It owns one timer and at most three goroutines: the flight, which ends with
-// its renewal, a look for changed secrets, and one that stores what could
-// not be stored. Close waits for the flight.
+// It owns one timer and at most four goroutines: the flight, which ends with
+// its renewal, a look for changed secrets, one that stores what could not be
+// stored, and one that looks for what other nodes have stored. Close waits for the
+// flight, and for those who call Authorize or Revoke.
 type Refresher struct {
 	options Options
 	base    context.Context // of token requests; ends when Close has waited
@@ -128,6 +129,7 @@ type Refresher struct {
 	suspect      bool      // the upstream refused current
 	peekAt       time.Time // no peek before
 	keeping      bool      // a goroutine stores the newest token
+	watching     bool      // a goroutine looks for what other nodes store
 	unsaved      bool      // the log says that a token could not be stored
 	heldAt       time.Time // when the log has said why nobody is asked
 	ended        bool
@@ -164,6 +166,7 @@ func (r *Refresher) Attach(e *Environment) (detach func()) {
 	if e.Store != nil {
 		e.store = newPatientStore(e.Store)
 		r.options.Lineage.store.Store(e.store)
+		r.watch()
 	}
 	r.environments = append(r.environments, e)
 	switch {
@@ -244,7 +247,10 @@ func (r *Refresher) wait(ctx context.Context) (*tokensource.Token, error) {
 			if f = r.peek(); f != nil {
 				looked = r.failure.AuthorizationRequired
 			} else {
-				pause, short := r.shortPause()
+				pause, short := r.lookPause()
+				if !short {
+					pause, short = r.shortPause()
+				}
 				r.mu.Unlock()
 				if short && sleep(ctx, pause) {
 					continue
@@ -311,6 +317,17 @@ func (r *Refresher) peek() *flight {
 	r.flight = f
 	r.launch()
 	return f
+}
+
+// lookPause returns how long it is until the storage is looked at again for what a
+// person has authorized on another node. The caller holds mu.
+func (r *Refresher) lookPause() (pause time.Duration, short bool) {
+	if r.failure == nil || !r.failure.AuthorizationRequired {
+		return 0, false
+	}
+	e := r.environment()
+	pause = untilEither(r.peekAt, r.now())
+	return pause, pause <= grantEvery && e != nil && e.store != nil
 }
 
 // backingOff returns why no token request is made now, or nil. The caller

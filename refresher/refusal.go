@@ -154,11 +154,6 @@ func (r *Refresher) Replacement(ctx context.Context, refused *tokensource.Token)
 // shortPause returns how long it is until the next try, where the last one failed
 // and callers wait for the next. The caller holds mu.
 func (r *Refresher) shortPause() (pause time.Duration, short bool) {
-	if r.failure != nil && r.failure.AuthorizationRequired {
-		pause = untilEither(r.peekAt, r.now())
-		e := r.environment()
-		return pause, pause <= grantEvery && e != nil && e.store != nil
-	}
 	if r.failure == nil || r.failure.Permanent || !r.waitedFor {
 		return 0, false
 	}

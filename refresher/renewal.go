@@ -255,7 +255,7 @@ func (n *renewal) adopt() (outcome, error) {
 	}
 	n.state.take(record, onThisClock(record.Token, since, now))
 	if record.Token == nil {
-		n.r.forget()
+		n.r.forget(record.Counter)
 		return outcome{}, nil
 	}
 	if record.Foreign {
