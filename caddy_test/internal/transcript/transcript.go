@@ -66,36 +66,43 @@ func (s Step) Compare(screen string) (difference string) {
 	if screen == "" {
 		got = nil
 	}
-	if matches(s.Output, got) {
+	c := comparison{want: s.Output, got: got}
+	if c.matches(0, 0) {
 		return ""
 	}
-	at := 0
-	for at < len(s.Output) && at < len(got) && strings.TrimSpace(s.Output[at]) != anything && same(s.Output[at], got[at]) {
-		at++
-	}
-	shown := func(lines []string) string {
+	shown := func(lines []string, at int) string {
 		if at < len(lines) {
 			return fmt.Sprintf("%q", lines[at])
 		}
 		return "nothing more"
 	}
-	return fmt.Sprintf("line %d: the document shows %s, and the command %s", s.Line+1+at, shown(s.Output), shown(got))
+	return fmt.Sprintf("line %d: the document shows %s, and the command %s", s.Line+1+c.wantAt, shown(c.want, c.wantAt), shown(c.got, c.gotAt))
 }
 
-// matches says whether lines are those of the document.
-func matches(want, got []string) bool {
-	if len(want) == 0 {
-		return len(got) == 0
+// comparison compares lines with those of a document, and knows how far they
+// are alike.
+type comparison struct {
+	want, got     []string
+	wantAt, gotAt int // where they differ
+}
+
+// matches says whether all lines from these on are alike.
+func (c *comparison) matches(want, got int) bool {
+	if want > c.wantAt {
+		c.wantAt, c.gotAt = want, got
 	}
-	if strings.TrimSpace(want[0]) == anything {
-		for skipped := range len(got) + 1 {
-			if matches(want[1:], got[skipped:]) {
+	if want == len(c.want) {
+		return got == len(c.got)
+	}
+	if strings.TrimSpace(c.want[want]) == anything {
+		for skipped := got; skipped <= len(c.got); skipped++ {
+			if c.matches(want+1, skipped) {
 				return true
 			}
 		}
 		return false
 	}
-	return len(got) > 0 && same(want[0], got[0]) && matches(want[1:], got[1:])
+	return got < len(c.got) && same(c.want[want], c.got[got]) && c.matches(want+1, got+1)
 }
 
 // same says whether a line is that of the document. Blanks at its end cannot be

@@ -42,7 +42,7 @@ func TestWhatACommandShowsIsComparedLineByLine(t *testing.T) {
 		{"a\n\nb", "a\nb\n", `line 3: the document shows "", and the command "b"`},
 		{"…\nend", "1\n2\nend\n", ""},
 		{"…\nend", "end\n", ""},
-		{"…\nend", "1\n2\n", `line 2: the document shows "…", and the command "1"`},
+		{"…\nend", "1\n2\n", `line 3: the document shows "end", and the command "1"`},
 		{"Paste:\n> 4/0A\nok", "Paste:\n> code\nok\n", ""},
 		{"Paste:\n> 4/0A\nok", "Paste:\nok\n", `line 3: the document shows "> 4/0A", and the command "ok"`},
 	} {
