@@ -214,8 +214,13 @@ func TestTheCommandListensForTheBrowserItself(t *testing.T) {
 			v := d.provider.Visit(d.awaitURL(s))
 			switch end {
 			case "the browser lands":
-				if resp, _ := harness.Get(t, "http://"+address+"/other"); resp.StatusCode != http.StatusNotFound {
-					t.Errorf("another path is answered %d", resp.StatusCode)
+				for query, want := range map[string]int{"/other?" + v.Answer.Encode(): http.StatusNotFound, "/landing?code=a&state=crm.b": http.StatusBadRequest} {
+					if resp, page := harness.Get(t, "http://"+address+query); resp.StatusCode != want {
+						t.Errorf("%s is answered %d %s", query, resp.StatusCode, page)
+					}
+				}
+				if s.Ended() || d.provider.Count() != 0 {
+					t.Errorf("what is not the answer was taken: %d token requests", d.provider.Count())
 				}
 				status, page := d.land(v)
 				if status != http.StatusOK || !strings.Contains(page, "Authorized") {

@@ -207,6 +207,17 @@ func TestWithoutARevocationEndpointAGrantIsForgottenAlone(t *testing.T) {
 	}
 }
 
+func TestWithoutATokenThereIsNothingToRevoke(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, "authorization_code", withCallback+"\n revoke_url REVOKE")
+	output, code := d.run("revoke", "crm")
+	assertSaid(t, output, code, 0, "no token")
+	if n := len(d.provider.Revocations()); n != 0 {
+		t.Errorf("the provider was asked %d times", n)
+	}
+	d.assertNeedsPerson()
+}
+
 func TestWhatCouldNotBeRevokedIsNotForgotten(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t, "authorization_code", withCallback+"\n revoke_url REVOKE")
