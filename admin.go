@@ -23,7 +23,7 @@ import (
 //	POST /token_sources/NAME/revoke              gives the token back, and forgets it
 //	POST /token_sources/NAME/authorize           begins an authorization by a person
 //	POST /token_sources/NAME/complete            ends it with a code: {"code": …, "id": …}
-//	GET  /token_sources/NAME/authorizations/ID   what became of it
+//	GET  /token_sources/NAME/authorizations/ID   what became of it; DELETE cancels it
 //
 // It knows no configuration: its routes outlive one that could not be loaded.
 type AdminAPI struct{}
@@ -54,6 +54,8 @@ type completion struct {
 
 // revocation is the answer to revoke.
 type revocation struct {
+	Source string `json:"source"`
+
 	// RevokedAtProvider is false where the provider has no endpoint for it.
 	RevokedAtProvider bool `json:"revoked_at_provider"`
 }
@@ -68,7 +70,7 @@ var adminActions = map[string]func(context.Context, *runningSource, *http.Reques
 	},
 	"revoke": func(_ context.Context, s *runningSource, _ *http.Request) (any, error) {
 		revoked, err := s.revoke()
-		return revocation{revoked}, err
+		return &revocation{s.name, revoked}, err
 	},
 	"authorize": func(ctx context.Context, s *runningSource, _ *http.Request) (any, error) {
 		return s.begin(ctx)
@@ -126,6 +128,12 @@ func answerAdmin(w http.ResponseWriter, r *http.Request) (any, error) {
 	if !ok {
 		return nil, &problem{http.StatusNotFound, "there is nothing here; a source has refresh, revoke, authorize, complete and authorizations/ID"}
 	}
+	if r.Method == http.MethodDelete {
+		if err := needMethod(w, r, http.MethodDelete); err != nil {
+			return nil, err
+		}
+		return s.cancel(r.Context(), id)
+	}
 	if err := needMethod(w, r, http.MethodGet); err != nil {
 		return nil, err
 	}
@@ -160,7 +168,7 @@ func needMethod(w http.ResponseWriter, r *http.Request, method string) error {
 func readBody(r *http.Request, into any) error {
 	d := json.NewDecoder(io.LimitReader(r.Body, maxAdminBody))
 	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil { // its text may hold the code
+	if err := d.Decode(into); err != nil || d.More() { // its text may hold the code
 		return &problem{http.StatusBadRequest, `the body is not as it should be: {"code": "…"}, and "id" of the authorization where more than one is pending`}
 	}
 	return nil

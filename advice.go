@@ -35,8 +35,14 @@ func explain(e *tokensource.Error) string {
 		return text
 	case known:
 		return text + "; it said " + said
-	case e.StatusCode == 0 && e.Code == "":
+	case e.StatusCode == 0 && e.Code == "" && e.Permanent:
 		return said
+	case e.StatusCode == 0 && e.Code == "":
+		return said + "; check the address (token_url or issuer), and whether this machine reaches it"
+	case e.Code == "" && e.StatusCode/100 == 2:
+		return "this is no answer with a token: check token_url, or say with token_response where the token stands; " + said
+	case e.Code == "" && (e.StatusCode == 429 || e.StatusCode >= 500):
+		return "the provider is not well, or wants to be asked less often: try again later; the answer was: " + said
 	case e.Code == "" && (e.StatusCode == 404 || e.StatusCode == 405):
 		return "this is no token endpoint: check token_url and token_request; the answer was: " + said
 	case e.Code == "" && (e.StatusCode == 401 || e.StatusCode == 403):

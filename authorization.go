@@ -40,6 +40,9 @@ const (
 	// authorizationRemembered is how long it can be asked what became of one.
 	authorizationRemembered = 10 * time.Minute
 
+	// maxAuthorizationAge is when even one by device is forgotten.
+	maxAuthorizationAge = time.Hour
+
 	// mostAuthorizations is how many of a source may be pending.
 	mostAuthorizations = 20
 

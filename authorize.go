@@ -81,13 +81,33 @@ func (s *runningSource) beginDevice(ctx context.Context, a *authorization) error
 // complete ends an authorization with what a person has pasted. Without an ID it
 // is the only one that is pending.
 func (s *runningSource) complete(ctx context.Context, id, pasted string) (*authorization, error) {
-	if id == "" {
+	answer := s.source.Read(pasted)
+	switch {
+	case id != "":
+	case answer.State != "":
+		id = idOf(answer.State)
+	default:
 		var err error
 		if id, err = s.onlyPending(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return s.finish(ctx, id, s.source.Read(pasted))
+	return s.finish(ctx, id, answer)
+}
+
+// cancel ends an authorization that is pending without a token.
+func (s *runningSource) cancel(ctx context.Context, id string) (*authorization, error) {
+	a, err := s.store.changeAuthorization(ctx, id, func(a *authorization) error {
+		if a.seen(time.Now()).Status != authorizationPending {
+			return &problem{http.StatusConflict, "this authorization is not pending any more"}
+		}
+		a.Status, a.Message = authorizationFailed, "It was cancelled."
+		return nil
+	})
+	if err != nil {
+		return nil, problemOf(err)
+	}
+	return a.seen(time.Now()), nil
 }
 
 func (s *runningSource) onlyPending(ctx context.Context) (id string, err error) {
@@ -138,8 +158,12 @@ func (s *runningSource) finish(ctx context.Context, id string, answer tokensourc
 		return nil, problemOf(err)
 	}
 	var failure *tokensource.Error
+	status := http.StatusBadGateway
 	if err := a.code.Check(answer); err != nil {
 		failure, _ = errors.AsType[*tokensource.Error](err)
+		if failure.Permanent { // it is not the provider who says so
+			status = http.StatusBadRequest
+		}
 	} else {
 		failure = s.exchange(a, answer.Code)
 	}
@@ -152,7 +176,7 @@ func (s *runningSource) finish(ctx context.Context, id string, answer tokensourc
 		s.log.Warn("what became of an authorization could not be stored", zap.String("authorization", a.ID), zap.Error(err))
 	}
 	if failure != nil {
-		return nil, &problem{http.StatusBadGateway, a.Message}
+		return nil, &problem{status, a.Message}
 	}
 	return a.seen(time.Now()), nil
 }
@@ -162,6 +186,8 @@ func (s *runningSource) finish(ctx context.Context, id string, answer tokensourc
 func (s *runningSource) claim(ctx context.Context, id string, answer tokensource.Callback) (*authorization, error) {
 	return s.store.changeAuthorization(ctx, id, func(a *authorization) error {
 		switch now := a.seen(time.Now()); {
+		case now.Status == authorizationGranted, now.Status == authorizationFailed:
+			return &problem{http.StatusConflict, "this authorization was finished before; an answer counts once"}
 		case a.code == nil:
 			return &problem{http.StatusConflict, "this authorization is one by device, which is finished there"}
 		case answer.Whole && subtle.ConstantTimeCompare([]byte(answer.State), []byte(a.code.State)) == 0:
@@ -170,10 +196,10 @@ func (s *runningSource) claim(ctx context.Context, id string, answer tokensource
 			return &problem{http.StatusConflict, now.Message}
 		case now.Status == authorizationExchanging:
 			return &problem{http.StatusConflict, "this authorization is being finished just now"}
-		case now.Status != authorizationPending:
-			return &problem{http.StatusConflict, "this authorization was finished before; an answer counts once"}
-		case answer.Code == "" && answer.Error == "":
-			return &problem{http.StatusBadRequest, "there is no code in this"}
+		case !answer.Whole:
+			if err := a.code.Check(answer); err != nil { // which costs no try
+				return &problem{http.StatusBadRequest, err.Error()}
+			}
 		}
 		a.Status, a.node, a.beat = authorizationExchanging, node, time.Now()
 		a.tries++
@@ -231,6 +257,9 @@ func (s *runningSource) await(a authorization) {
 			return
 		}
 		s = now
+		if kept, err := s.store.loadAuthorization(context.Background(), a.ID); errors.Is(err, errNoAuthorization) || err == nil && kept.Status != authorizationPending {
+			return // it was cancelled
+		}
 		token, stored, err := s.refresher.Authorize(func(ctx context.Context) (*tokensource.Token, error) {
 			return s.source.ExchangeDevice(ctx, a.device)
 		})
@@ -264,5 +293,8 @@ func (s *runningSource) revoke() (revoked bool, err error) {
 		revoked, err = s.source.Revoke(ctx, t)
 		return err
 	})
-	return revoked, problemOf(err)
+	if e, ok := errors.AsType[*tokensource.Error](err); ok {
+		err = &problem{http.StatusBadGateway, "the token was not revoked at the provider, and is not forgotten: " + e.Error()}
+	}
+	return revoked, err
 }

@@ -35,6 +35,16 @@ the running Caddy over its admin API; none shows a token or a secret.
 			cmd.Example = `  caddy token-source list
   caddy token-source authorize crm`
 			cmd.AddCommand(listCommand(), showCommand(), authorizeCobra(), refreshCommand(), revokeCommand(), checkCommand(), keygenCommand())
+			cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
+				if fl.NArg() == 0 {
+					return caddy.ExitCodeSuccess, cmd.Help()
+				}
+				var names []string
+				for _, one := range cmd.Commands() {
+					names = append(names, one.Name())
+				}
+				return caddy.ExitCodeFailedStartup, fmt.Errorf("there is no command token-source %s; %s", fl.Arg(0), didYouMean(fl.Arg(0), names))
+			})
 		},
 	})
 }
@@ -55,6 +65,9 @@ func command(use, short, long, example string, args cobra.PositionalArgs, run ca
 func oneName(cmd *cobra.Command, args []string) error {
 	if len(args) != 1 {
 		return fmt.Errorf("write the name of one token source: %s", cmd.UseLine())
+	}
+	if m := checkSourceName(args[0]); m != nil {
+		return m
 	}
 	return nil
 }

@@ -23,12 +23,12 @@ import (
 
 // addAdminFlags adds the flags that say where the admin API is.
 func addAdminFlags(cmd *cobra.Command) {
-	cmd.Flags().String("address", "", "Address of the admin API, such as localhost:2019, unix//run/caddy.sock or https://host:2021; default: that of --config, else Caddy's own")
+	cmd.Flags().String("address", "", "Address of the admin API: host:port, unix//path, https://host:port")
 	cmd.Flags().StringP("config", "c", "", "Configuration file that says the address")
-	cmd.Flags().StringP("adapter", "a", "", "Name of the config adapter for that file")
-	cmd.Flags().String("cert", "", "Client certificate for an https address (remote admin), a PEM file")
+	cmd.Flags().StringP("adapter", "a", "", "Name of the config adapter for it")
+	cmd.Flags().String("cert", "", "Client certificate for https (remote admin), a PEM file")
 	cmd.Flags().String("key", "", "Its private key, a PEM file")
-	cmd.Flags().String("ca", "", "What to trust for an https address, a PEM file; default: the system")
+	cmd.Flags().String("ca", "", "What to trust for https, a PEM file")
 }
 
 func sourcePath(name string) string { return adminPath + url.PathEscape(name) }
@@ -49,6 +49,7 @@ const adminPatience = 2 * time.Minute
 type admin struct {
 	address string // for people
 	base    string
+	origin  string // what Caddy wants to see of who speaks to a port; else ""
 	client  *http.Client
 }
 
@@ -71,8 +72,9 @@ func newAdmin(fl caddycmd.Flags) (*admin, error) {
 		return nil, fmt.Errorf("--address %s is no address such as localhost:2019 or unix//run/caddy.sock", address)
 	}
 	a := &admin{address: address, base: "http://" + to.JoinHostPort(0)}
+	a.origin = a.base
 	if to.IsUnixNetwork() {
-		a.base = "http://127.0.0.1"
+		a.base, a.origin = "http://127.0.0.1", ""
 		to.Host, _, _ = strings.Cut(to.Host, "|") // the socket's permissions
 	}
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -86,6 +88,9 @@ func newAdmin(fl caddycmd.Flags) (*admin, error) {
 func newRemoteAdmin(fl caddycmd.Flags, address string) (*admin, error) {
 	config := new(tls.Config)
 	if cert, key := fl.String("cert"), fl.String("key"); cert != "" || key != "" {
+		if cert == "" || key == "" {
+			return nil, errors.New("--cert and --key go together: the one is the certificate, the other its private key")
+		}
 		pair, err := tls.LoadX509KeyPair(cert, key)
 		if err != nil {
 			return nil, fmt.Errorf("--cert and --key: %w", err)
@@ -123,7 +128,9 @@ func (a *admin) ask(ctx context.Context, method, path string, body, out any) ([]
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Origin", a.base)
+	if a.origin != "" {
+		req.Header.Set("Origin", a.origin)
+	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -140,18 +147,30 @@ func (a *admin) ask(ctx context.Context, method, path string, body, out any) ([]
 	if resp.StatusCode >= http.StatusBadRequest {
 		return raw, a.refusal(resp, raw)
 	}
-	if err := json.Unmarshal(raw, out); err != nil {
+	named, ok := out.(interface{ subject() string })
+	if json.Unmarshal(raw, out) != nil || ok && !strings.HasPrefix(path+"/", sourcePath(named.subject())+"/") {
 		return raw, fmt.Errorf("what answers at %s is not Caddy's admin API", a.address)
 	}
 	return raw, nil
 }
+
+// What an answer is about tells it from that of another server.
+func (s *sourceStatus) subject() string  { return s.Name }
+func (a *authorization) subject() string { return a.Source }
+func (r *revocation) subject() string    { return r.Source }
 
 // unreachable says why nobody can be asked, without the URL that net/http adds.
 func (a *admin) unreachable(err error) error {
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
 	}
-	return fmt.Errorf("Caddy cannot be asked at %s: %w. Is it running, and is this its admin API (--address)?", a.address, err) //nolint:staticcheck // it is read by a person
+	hint := "Is it running, and is this its admin API (--address)?"
+	if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown {
+		hint = "Write --ca FILE with the certificate of its authority."
+	} else if _, alert := errors.AsType[*net.OpError](err); alert && strings.Contains(a.base, "https:") && strings.Contains(err.Error(), "certificate") {
+		hint = "It wants a certificate that it knows: write --cert FILE and --key FILE."
+	}
+	return fmt.Errorf("Caddy cannot be asked at %s: %w. %s", a.address, err, hint) //nolint:staticcheck // it is read by a person
 }
 
 func (a *admin) refusal(resp *http.Response, raw []byte) error {
@@ -159,6 +178,8 @@ func (a *admin) refusal(resp *http.Response, raw []byte) error {
 	_ = json.Unmarshal(raw, &said)
 	text := said.Error
 	switch {
+	case text == "" && resp.StatusCode == http.StatusBadRequest && bytes.Contains(raw, []byte("HTTPS")):
+		text = "what answers at " + a.address + " speaks TLS: write https:// in front of the address"
 	case text == "" && resp.StatusCode == http.StatusNotFound:
 		text = "the Caddy at " + a.address + " has no token sources: it was built without this module"
 	case text == "":

@@ -45,11 +45,13 @@ const pollEvery = time.Second
 
 // authorizing is one run of the command.
 type authorizing struct {
-	admin          *admin
-	name           string
-	id             string
-	lines          <-chan string // what the person has typed; closed at its end
-	*authorization               // as it was told last
+	admin *admin
+	name  string
+	id    string
+	lines <-chan string // what the person has typed; closed at its end
+	wrong error         // what was said of the last line
+
+	*authorization // as it was told last
 }
 
 func runAuthorize(fl caddycmd.Flags) (int, error) {
@@ -127,12 +129,15 @@ func (r *authorizing) wait(ctx context.Context) (int, error) {
 	for {
 		select {
 		case <-ctx.Done():
-			fmt.Println("\nCancelled. Nothing has changed.")
+			r.cancel()
 			return exitCancelled, nil
 		case line, more := <-r.lines:
 			if !more {
 				r.lines = nil
 				if r.RedirectURI == "" || strings.HasPrefix(r.RedirectURI, "urn:") {
+					if r.wrong != nil {
+						return exitRefused, r.wrong
+					}
 					return caddy.ExitCodeFailedStartup, errors.New("there was no code: the input has ended")
 				}
 				continue
@@ -159,6 +164,18 @@ func (r *authorizing) wait(ctx context.Context) (int, error) {
 	}
 }
 
+// cancel ends the authorization, so that what is done in the browser later does not
+// count.
+func (r *authorizing) cancel() {
+	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	defer stop()
+	if err := r.ask(ctx, http.MethodDelete, "/authorizations/"+r.id, nil); err != nil {
+		fmt.Printf("\nCancelled here. What is done in the browser still counts until %s.\n", r.clock())
+		return
+	}
+	fmt.Println("\nCancelled. Nothing has changed.")
+}
+
 // paste sends what a person has typed.
 func (r *authorizing) paste(ctx context.Context, line string) (code int, err error, ended bool) { //nolint:revive // err is for the caller's caller
 	if line = strings.TrimSpace(line); line == "" {
@@ -177,6 +194,7 @@ func (r *authorizing) paste(ctx context.Context, line string) (code int, err err
 	}
 	if err := r.poll(ctx); err == nil && r.Status == authorizationPending {
 		fmt.Printf("\n%s\nTry again, or press Ctrl-C.\n\n> ", sentence(refused.text))
+		r.wrong = refused
 		return 0, nil, false
 	}
 	if r.Status == authorizationGranted { // by the callback, at the same time

@@ -77,12 +77,12 @@ type loadedSources struct {
 }
 
 func loadSources(file, adapter string) (*loadedSources, error) {
-	text, used, _, err := caddycmd.LoadConfig(file, adapter)
+	text, _, _, err := caddycmd.LoadConfig(file, adapter)
 	if err != nil {
 		return nil, err
 	}
 	if len(text) == 0 {
-		return nil, fmt.Errorf("there is no configuration file here; write --config FILE %s", used)
+		return nil, errors.New("there is no Caddyfile in this folder; write --config FILE")
 	}
 	var config struct {
 		Apps struct {

@@ -215,19 +215,24 @@ func (s *store) encode(r *refresher.Record) ([]byte, error) {
 // left behind, and not one that is just being written.
 const leftoverAge = time.Minute
 
-// tidy removes what processes have left that were killed while they stored
-// something: Caddy's file storage writes into files whose names are digits.
+// tidy removes authorizations that nobody asks for any more, and what processes
+// have left that were killed while they stored something: Caddy's file storage
+// writes into files whose names are digits.
 func (s *store) tidy(ctx context.Context, dir string) {
 	keys, err := s.storage.List(ctx, dir, false)
 	if err != nil {
 		return
 	}
 	for _, key := range keys {
-		if strings.Trim(path.Base(key), "0123456789") != "" {
+		age := leftoverAge
+		switch name := path.Base(key); {
+		case strings.HasPrefix(name, "authorization-"):
+			age = maxAuthorizationAge
+		case strings.Trim(name, "0123456789") != "":
 			continue
 		}
 		key = path.Join(dir, path.Base(key))
-		if info, err := s.storage.Stat(ctx, key); err == nil && time.Since(info.Modified) > leftoverAge {
+		if info, err := s.storage.Stat(ctx, key); err == nil && time.Since(info.Modified) > age {
 			_ = s.storage.Delete(ctx, key)
 		}
 	}

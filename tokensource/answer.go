@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 )
 
 const (
@@ -177,10 +178,13 @@ func scopesOf(value any) []string {
 		}
 	}
 	found = slices.DeleteFunc(found, func(scope string) bool {
-		return scope == "" || len(scope) > maxScope || strings.ContainsFunc(scope, isControl)
+		return scope == "" || len(scope) > maxScope || strings.ContainsFunc(scope, isUnshowable)
 	})
 	return found[:min(len(found), mostScopes)]
 }
+
+// isUnshowable says whether a rune does something to a terminal.
+func isUnshowable(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }
 
 func isSuccess(status int) bool { return status/100 == 2 }
 

@@ -114,6 +114,13 @@ func (s *Source) doubt(e *Error) {
 	}
 }
 
+// missed has the metadata fetched again where they lack an endpoint.
+func (s *Source) missed(found *tokenEndpoint) {
+	if found != nil && found.URL == "" {
+		s.metadata.Store(nil)
+	}
+}
+
 func (s *Source) fetchMetadata(ctx context.Context) (*metadata, *Error) {
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()

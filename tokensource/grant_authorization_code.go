@@ -59,6 +59,7 @@ func (s *Source) Authorize(ctx context.Context, state string) (*Authorization, e
 	}
 	set, err := s.resolve(forToken, descent{}, found)
 	if err != nil {
+		s.missed(found)
 		return nil, &Error{Reason: err.Error(), Permanent: true}
 	}
 	endpoint := set.authorizeURL
@@ -73,6 +74,7 @@ func (s *Source) Authorize(ctx context.Context, state string) (*Authorization, e
 		}
 	}
 	if endpoint == "" {
+		s.metadata.Store(nil) // the next time it may be there
 		return nil, &Error{Reason: "the issuer's metadata name no authorization_endpoint; write authorize_url"}
 	}
 	if err := CheckURL(endpoint, s.config.InsecureHTTP); err != nil {
@@ -152,8 +154,11 @@ func (s *Source) Read(pasted string) Callback {
 		return callback
 	}
 	if n, separator := s.config.CodeField, s.config.CodeSeparator; n > 0 {
-		if fields := strings.Split(pasted, separator); len(fields) >= n && len(fields) > 1 {
+		switch fields := strings.Split(pasted, separator); {
+		case len(fields) >= n && len(fields) > 1:
 			pasted = strings.TrimSpace(fields[n-1])
+		case len(fields) > 1: // only a part of it
+			pasted = ""
 		}
 	}
 	return Callback{Code: pasted}
@@ -173,11 +178,11 @@ func readQuery(text string) Callback {
 func (a *Authorization) Check(c Callback) error {
 	switch {
 	case c.Whole && c.State != a.State:
-		return &Error{Reason: "this is the answer to another authorization: its state is not the one that was sent"}
+		return &Error{Reason: "this is the answer to another authorization: its state is not the one that was sent", Permanent: true}
 	case c.Whole && a.Issuer != "" && c.Issuer == "" && a.IssuerRequired:
-		return &Error{Reason: "the answer does not say which issuer gave it (iss), although this one does so always: it may come from another provider"}
+		return &Error{Reason: "the answer does not say which issuer gave it (iss), although this one does so always: it may come from another provider", Permanent: true}
 	case c.Whole && a.Issuer != "" && c.Issuer != "" && c.Issuer != a.Issuer:
-		return &Error{Reason: "the answer comes from another issuer than the one that was asked (iss)"}
+		return &Error{Reason: "the answer comes from another issuer than the one that was asked (iss)", Permanent: true}
 	case c.Error != "":
 		e := &Error{Code: c.Error, Description: c.ErrorDescription}
 		if !isCode(c.Error) {
@@ -187,9 +192,9 @@ func (a *Authorization) Check(c Callback) error {
 		newScrubber(a.Verifier, a.State).error(e)
 		return e
 	case c.Code == "":
-		return &Error{Reason: "there is no code in this"}
+		return &Error{Reason: "there is no code in this", Permanent: true}
 	case strings.ContainsFunc(c.Code, isControl) || len(c.Code) > maxPasted:
-		return &Error{Reason: "this is no code"}
+		return &Error{Reason: "this is no code", Permanent: true}
 	}
 	return nil
 }

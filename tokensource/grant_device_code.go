@@ -86,7 +86,7 @@ func (s *Source) readDevice(resp *http.Response) (*DeviceAuthorization, *Error) 
 	case d.DeviceCode == "", d.UserCode == "", d.VerificationURI == "":
 		return nil, &Error{Reason: "the answer holds no device_code, user_code or verification_uri", StatusCode: resp.StatusCode}
 	case !isForPeople(d.VerificationURI), d.VerificationURIComplete != "" && !isForPeople(d.VerificationURIComplete),
-		len(d.UserCode) > maxCode, strings.ContainsFunc(d.UserCode, isControl):
+		len(d.UserCode) > maxCode, strings.ContainsFunc(d.UserCode, isUnshowable):
 		return nil, &Error{Reason: "the answer's user_code or verification_uri is not one that could be shown", StatusCode: resp.StatusCode}
 	}
 	return d, nil

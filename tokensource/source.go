@@ -300,6 +300,7 @@ func (s *Source) request(ctx context.Context, a *call) (*Token, *Error) {
 	}
 	set, err := s.resolve(a.purpose, a.current, found)
 	if err != nil {
+		s.missed(found)
 		return nil, &Error{Reason: err.Error(), Permanent: true, Changed: s.changed(a, found, "")}
 	}
 	previous := a.previous
@@ -435,12 +436,20 @@ func (s *Source) changed(a *call, found *tokenEndpoint, digest string) func() bo
 // without one: secrets that cannot be read, or metadata that cannot be had. The
 // error is an *Error.
 func (s *Source) Ready(ctx context.Context) error {
-	found, problem := s.found(ctx, &call{previous: new(Token)})
+	why := forToken
+	switch s.config.Grant {
+	case "authorization_code":
+		_, err := s.Authorize(ctx, "")
+		return err
+	case "device_code":
+		why = forDevice
+	}
+	found, problem := s.found(ctx, &call{purpose: why, previous: new(Token)})
 	if problem != nil {
 		return problem
 	}
-	if _, err := s.resolve(forToken, descent{}, found); err != nil {
-		return &Error{Reason: err.Error()}
+	if _, err := s.resolve(why, descent{}, found); err != nil {
+		return &Error{Reason: err.Error(), Permanent: true}
 	}
 	return nil
 }
