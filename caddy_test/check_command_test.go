@@ -269,7 +269,7 @@ func TestCheckOfWhatIsNotThereIsWrongUse(t *testing.T) {
 	t.Parallel()
 	c := newChecked(t)
 	output, code := c.check() // no Caddyfile
-	assertSaid(t, output, code, 1, "configuration file", "--config")
+	assertSaid(t, output, code, 1, "no Caddyfile", "--config")
 	output, code = c.check("--config", "none.json")
 	assertSaid(t, output, code, 1, "none.json")
 	c.caddyfile(c.source("crm", ""))

@@ -1,6 +1,8 @@
 package caddy_test
 
 import (
+	"encoding/json"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -121,7 +123,7 @@ func replayDocument(t *testing.T, document string) (differences []string) {
 }
 
 var (
-	ofOption = regexp.MustCompile(`(?m)^\s+(authorize_url|device_url|token_url|revoke_url|redirect_uri|client_id) (\S+)$`)
+	ofOption = regexp.MustCompile(`(?m)^\s+(issuer|authorize_url|device_url|token_url|revoke_url|redirect_uri|client_id) (\S+)$`)
 	ofFile   = regexp.MustCompile(`\{file\.(/[^}]+)\}`)
 	ofSite   = regexp.MustCompile(`(?m)^(?:https?://)?([a-z0-9.:-]+) \{$`)
 	ofProxy  = regexp.MustCompile(`(?m)^\s+inject_token .*?(https?://\S+)`)
@@ -133,7 +135,9 @@ func squeeze(text string) string { return blanks.ReplaceAllString(text, "$1  ") 
 
 func newStage(t *testing.T, caddyfile string) *stage {
 	t.Helper()
-	p := provider.New(t, provider.Dialect{})
+	p := provider.New(t, provider.Dialect{Pages: map[string]func(*provider.Provider, http.ResponseWriter, *http.Request){
+		"/.well-known/openid-configuration": serveMetadata,
+	}})
 	p.Set(func(k *provider.Knobs) { k.Offline = true })
 	s := &stage{desk: &desk{t: t, provider: p, url: freeURL(t)}}
 	t.Cleanup(s.assertHidden)
@@ -143,12 +147,20 @@ func newStage(t *testing.T, caddyfile string) *stage {
 	text = ofFile.ReplaceAllString(s.here.Replace(text), "{file.{{dir}}/secret}")
 	s.caddy = harness.Start(t, strings.Replace(text, "{\n", "{\n\t{{globals}}\n", 1), withSecret(provider.ClientSecret))
 
+	s.caddy.WaitLog("a person must authorize this source") // the storage was read
+
 	s.path = t.TempDir()
 	if err := os.Symlink(harness.Binary(t), filepath.Join(s.path, "caddy")); err != nil {
 		t.Fatal(err)
 	}
 	harness.Need(t, "curl", "curl")
 	return s
+}
+
+// serveMetadata says where a provider has its endpoints.
+func serveMetadata(p *provider.Provider, w http.ResponseWriter, _ *http.Request) {
+	_ = json.NewEncoder(w).Encode(map[string]any{"issuer": p.URL, "authorization_endpoint": p.AuthorizeURL(), "token_endpoint": p.TokenURL(),
+		"device_authorization_endpoint": p.DeviceURL(), "revocation_endpoint": p.RevokeURL(), "code_challenge_methods_supported": []string{"S256"}})
 }
 
 // addresses are pairs of what the document has and what is here, and the other
@@ -159,6 +171,8 @@ func (s *stage) addresses(caddyfile string) (here, there []string) {
 	}
 	for _, m := range ofOption.FindAllStringSubmatch(caddyfile, -1) {
 		switch value := m[2]; m[1] {
+		case "issuer":
+			put(value, s.provider.URL)
 		case "authorize_url":
 			put(value, s.provider.AuthorizeURL())
 		case "device_url":
