@@ -135,21 +135,42 @@ func TestFiveWrongCodesAreEnough(t *testing.T) {
 
 func TestCtrlCCancels(t *testing.T) {
 	t.Parallel()
-	for grant, sign := range map[string]string{"authorization_code": "\n> ", "device_code": "/verify"} {
-		t.Run(grant, func(t *testing.T) {
-			t.Parallel()
-			d := newDesk(t, grant, "")
-			s := d.terminal("authorize", "crm")
-			s.Await(sign)
-			pressed := time.Now()
-			s.Interrupt()
-			assertEnd(t, s, 130, "Cancelled")
-			if took := time.Since(pressed); took > 10*time.Second {
-				t.Errorf("it took %v", took)
-			}
-			d.assertNeedsPerson()
-		})
+	d := newDesk(t, "authorization_code", withCallback)
+	s := d.terminal("authorize", "crm")
+	v := d.provider.Visit(d.awaitURL(s))
+	pressed := time.Now()
+	s.Interrupt()
+	assertEnd(t, s, 130, "Cancelled")
+	if took := time.Since(pressed); took > 10*time.Second {
+		t.Errorf("it took %v", took)
 	}
+	// What the browser does later counts for nothing.
+	if status, page := d.land(v); status != http.StatusBadRequest || !strings.Contains(page, "caddy token-source authorize crm") {
+		t.Errorf("the landing page is %d %s", status, page)
+	}
+	if n := d.provider.Count(); n != 0 {
+		t.Errorf("%d token requests", n)
+	}
+	d.assertNeedsPerson()
+}
+
+func TestCtrlCCancelsADevice(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, "device_code", "")
+	s := d.terminal("authorize", "crm")
+	user := d.awaitUserCode(s)
+	d.caddy.Eventually(30*time.Second, "the provider is polled", func() bool { return len(d.provider.Polls(user)) > 0 })
+	s.Interrupt()
+	assertEnd(t, s, 130, "Cancelled")
+	d.assertNeedsPerson()
+	polled := len(d.provider.Polls(user))
+	time.Sleep(3 * time.Second) // the provider's interval is one
+	if n := len(d.provider.Polls(user)); n > polled+1 {
+		t.Errorf("the provider is asked %d times more", n-polled)
+	}
+	d.provider.Approve(user)
+	time.Sleep(2 * time.Second)
+	d.assertNeedsPerson()
 }
 
 func TestAPersonWhoRefusesIsTold(t *testing.T) {

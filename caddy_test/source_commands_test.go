@@ -211,7 +211,7 @@ func TestWithoutATokenThereIsNothingToRevoke(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t, "authorization_code", withCallback+"\n revoke_url REVOKE")
 	output, code := d.run("revoke", "crm")
-	assertSaid(t, output, code, 0, "no token")
+	assertSaid(t, output, code, 1, "no token")
 	if n := len(d.provider.Revocations()); n != 0 {
 		t.Errorf("the provider was asked %d times", n)
 	}
