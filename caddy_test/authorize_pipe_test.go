@@ -1,6 +1,7 @@
 package caddy_test
 
 import (
+	"crypto/rand"
 	"net/http"
 	"net/url"
 	"os"
@@ -48,7 +49,7 @@ func TestAPINThatSomebodySentIsPiped(t *testing.T) {
 	pin := d.provider.Visit(d.provider.AuthorizeURL() + "?" + query.Encode()).Shown
 
 	s := d.pipes("authorize", "crm")
-	s.Type(pin)
+	s.Type(pin + "\r") // as a file of another system has it
 	s.Close()
 	assertEnd(t, s, 0, "Authorized: crm")
 	d.assertServed()
@@ -128,4 +129,32 @@ func TestOpenCallsTheBrowser(t *testing.T) {
 	}
 	d.land(d.provider.Visit(address))
 	assertEnd(t, s, 0, "Authorized: crm")
+}
+
+func TestWithoutABrowserTheAddressIsPrinted(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, "authorization_code", withCallback)
+	cmd := harness.Command(t, d.caddy.Dir, d.command([]string{"authorize", "crm", "--open"})...)
+	cmd.Env = append(cmd.Env, "PATH="+t.TempDir())
+	s := d.note(terminal.Start(t, cmd))
+	d.land(d.provider.Visit(d.awaitURL(s)))
+	assertEnd(t, s, 0, "No browser", "Authorized: crm")
+}
+
+// TestALongCodeIsPasted has a code as long as some providers' are, which put
+// a whole session into it.
+func TestALongCodeIsPasted(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, "authorization_code", withCallback)
+	d.provider.Set(func(k *provider.Knobs) {
+		k.NewCode = func() string { return "code-" + strings.Repeat(rand.Text(), 130) }
+	})
+	s := d.terminal("authorize", "crm")
+	v := d.provider.Visit(d.awaitURL(s))
+	if n := len(v.Location); n < 3000 {
+		t.Fatalf("the address has %d characters", n)
+	}
+	s.Type(v.Location)
+	assertEnd(t, s, 0, "Authorized: crm")
+	d.assertServed()
 }

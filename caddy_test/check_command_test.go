@@ -3,6 +3,7 @@ package caddy_test
 import (
 	"encoding/base64"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -97,87 +98,6 @@ func TestCheckObtainsATokenAndKeepsNothing(t *testing.T) {
 		return err
 	})
 	c.provider.AssertStrict()
-}
-
-func TestCheckExplainsEachUsualFailure(t *testing.T) {
-	t.Parallel()
-	answer := func(status int, body string) string {
-		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if status == http.StatusFound {
-				w.Header().Set("Location", "https://login.example.org/")
-			}
-			w.WriteHeader(status)
-			fmt.Fprint(w, body)
-		}))
-		closeAtEnd(t, s)
-		return "token_url " + s.URL + "/token"
-	}
-	secure := httptest.NewTLSServer(http.NotFoundHandler())
-	closeAtEnd(t, secure)
-	for name, c := range map[string]struct {
-		options string // of the source, in the place of those with the same name
-		want    int
-		words   []string
-	}{
-		"the secret is wrong":         {"client_secret {file.{{dir}}/wrong-secret}", 4, []string{"invalid_client", "client_id", "client_secret"}},
-		"there is no file":            {"client_secret {file.{{dir}}/none}", 4, []string{"client_secret", "/none"}},
-		"there is no variable":        {"client_secret {env.XYZZY_SECRET}", 4, []string{"client_secret", "XYZZY_SECRET"}},
-		"nobody listens":              {"token_url http://127.0.0.1:" + itoa(harness.Port(t)) + "/token", 4, []string{"connection refused"}},
-		"the path is wrong":           {answer(404, "<html>Not found"), 4, []string{"404", "token_url"}},
-		"a page in the place of JSON": {answer(200, "<!doctype html><title>Log in</title>"), 4, []string{"HTML", "JSON"}},
-		"it redirects":                {answer(302, ""), 4, []string{"redirect", "login.example.org"}},
-		"the certificate is unknown":  {"token_url " + secure.URL + "/token", 4, []string{"certificate"}},
-		"TLS where there is none":     {"token_url " + strings.Replace(answer(200, ""), "token_url http:", "https:", 1), 4, []string{"TLS"}},
-		"the scope is wrong":          {answer(400, `{"error":"invalid_scope","error_description":"unknown: raed"}`), 4, []string{"invalid_scope", "scope", "unknown: raed"}},
-		"the grant is not allowed":    {answer(400, `{"error":"unauthorized_client"}`), 4, []string{"unauthorized_client", "grant"}},
-		"the grant is unknown":        {answer(400, `{"error":"unsupported_grant_type"}`), 4, []string{"unsupported_grant_type", "grant"}},
-		"a person's password":         {"grant password\n username peter\n password {file.{{dir}}/wrong-secret}", 4, []string{"invalid_grant", "password"}},
-		"the provider is ill":         {answer(503, ""), 4, []string{"503"}},
-		"too many requests":           {answer(429, ""), 4, []string{"429"}},
-		"an answer without a token":   {answer(200, `{"token":"x"}`), 4, []string{"access_token"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newChecked(t)
-			w.caddyfile(w.source("good", "") + replaceOptions(w.source("crm", ""), c.options))
-			output, code := w.check("crm")
-			assertSaid(t, output, code, c.want, append(c.words, "crm")...)
-			assertSentences(t, output)
-			if w.provider.Count() > 1 {
-				t.Errorf("%d token requests", w.provider.Count())
-			}
-			// One that fails does not hide one that works.
-			output, code = w.check()
-			assertSaid(t, output, code, c.want, "crm", "good")
-		})
-	}
-}
-
-// replaceOptions puts options into a source, in the place of those with the
-// same names.
-func replaceOptions(source, options string) string {
-	var kept []string
-	written := make(map[string]bool)
-	for line := range strings.SplitSeq(options, "\n") {
-		written[strings.Fields(line)[0]] = true
-	}
-	for line := range strings.Lines(source) {
-		if fields := strings.Fields(line); len(fields) == 0 || !written[fields[0]] {
-			kept = append(kept, line)
-		}
-	}
-	head, rest := kept[0], strings.Join(kept[1:], "")
-	return head + options + "\n" + rest
-}
-
-// assertSentences holds that what a person reads was written for them.
-func assertSentences(t *testing.T, output string) {
-	t.Helper()
-	for _, raw := range []string{"panic", "goroutine", "%!", "<nil>", "0x", "&{", "map[", "*tokensource", "Usage:", "Post \"", "Get \""} {
-		if strings.Contains(output, raw) {
-			t.Errorf("%q is not written for a person:\n%s", raw, output)
-		}
-	}
 }
 
 // TestCheckSpendsNoRefreshTokenAndNeedsNoPerson has sources that it must not
@@ -294,6 +214,30 @@ func TestCheckOfWhatIsNotThereIsWrongUse(t *testing.T) {
 	}
 	if n := c.provider.Count(); n != 0 {
 		t.Errorf("%d token requests", n)
+	}
+}
+
+// TestCheckOpensNothing has a configuration whose site cannot be served here,
+// since its port is taken.
+func TestCheckOpensNothing(t *testing.T) {
+	t.Parallel()
+	c := newChecked(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	site := "http://" + taken.Addr().String() + " {\n\tbind 127.0.0.1\n\tlog {\n\t\toutput file " + c.dir + "/access.log\n\t}\n\ttoken_callback /callback\n\tinject_token crm " + c.provider.API + "\n}\n"
+	c.caddyfile(c.source("crm", ""))
+	text, err := os.ReadFile(filepath.Join(c.dir, "Caddyfile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	harness.WriteFile(t, c.dir, "Caddyfile", string(text)+"\n"+site)
+	output, code := c.check()
+	assertSaid(t, output, code, 0, "crm")
+	if _, err := os.Stat(filepath.Join(c.dir, "access.log")); err == nil {
+		t.Error("it has opened the site's log")
 	}
 }
 
