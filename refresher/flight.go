@@ -15,6 +15,7 @@ type flight struct {
 	launched bool               // guarded by Refresher.mu
 	refused  bool               // likewise: an upstream's refusal has caused it
 	look     bool               // likewise: only for what is stored
+	number   int                // likewise, of a look: later ones have higher ones
 	due      time.Time          // likewise: what the timer was set to, of a look
 	adopted  bool               // written before done is closed: the token was there already
 	done     chan struct{}      // closed when it has ended
@@ -55,13 +56,13 @@ func (r *Refresher) run(f *flight, e *Environment) {
 	r.flight = nil
 	r.doubtful.Store(false)
 	if err == error(errEnded) || f.look && err != nil { // nothing was asked
-		if err != errNothingNewer {
+		if err != errNothingNewer && !isUnreadable(err) {
 			r.peekAt = r.now().Add(peekAgain)
 		}
-		if !f.due.IsZero() {
+		if !f.due.IsZero() && r.due.IsZero() { // else a person was faster
 			r.schedule(f.due)
 		}
-		if f.look && r.obtained == nil && r.failure == nil && r.options.Person {
+		if f.look && r.obtained == nil && r.failure == nil && r.options.Person && !r.ended {
 			r.fly() // it was revoked, and now a person is needed
 		}
 		f.err = errEnded
@@ -115,11 +116,11 @@ func (r *Refresher) run(f *flight, e *Environment) {
 // overtaken ends a flight whose outcome is of a time before a person has authorized
 // or revoked the source. The caller holds mu.
 func (r *Refresher) overtaken(f *flight) {
+	f.token = r.Current()
 	switch {
-	case r.obtained != nil:
-		f.token = r.Current()
-		r.landed(r.obtained, 0)
-	case r.options.Person:
+	case !r.due.IsZero():
+		r.schedule(r.due)
+	case r.obtained == nil && r.options.Person && !r.ended:
 		r.fly()
 	}
 }

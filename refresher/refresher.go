@@ -129,6 +129,7 @@ type Refresher struct {
 	refusals     refusals
 	suspect      bool      // the upstream refused current
 	peekAt       time.Time // no peek before
+	looks        int       // how many there were
 	keeping      bool      // a goroutine stores the newest token
 	watching     bool      // a goroutine looks for what other nodes store
 	unsaved      bool      // the log says that a token could not be stored
@@ -224,8 +225,11 @@ func (r *Refresher) Current() *tokensource.Token {
 
 // wait is the way of those who find no valid token.
 func (r *Refresher) wait(ctx context.Context) (*tokensource.Token, error) {
-	for looked := false; ; {
+	for arrived, looked := -1, false; ; {
 		r.mu.Lock()
+		if arrived < 0 {
+			arrived = r.looks
+		}
 		if t := r.Current(); t != nil {
 			r.mu.Unlock()
 			return t, nil
@@ -245,8 +249,11 @@ func (r *Refresher) wait(ctx context.Context) (*tokensource.Token, error) {
 			r.mu.Unlock()
 			return nil, refused
 		default:
-			if f = r.peek(); f != nil {
-				looked = r.failure.AuthorizationRequired
+			if f = r.peek(); f == nil {
+				f = r.flight // a look as well
+			}
+			if f != nil {
+				looked = r.failure.AuthorizationRequired && f.number > arrived
 			} else {
 				pause, short := r.lookPause()
 				if !short {
@@ -313,7 +320,8 @@ func (r *Refresher) peek() *flight {
 	if r.failure != nil && r.failure.AuthorizationRequired {
 		r.peekAt = r.now().Add(grantEvery)
 	}
-	f := &flight{done: make(chan struct{}), look: true, due: r.due}
+	r.looks++
+	f := &flight{done: make(chan struct{}), look: true, number: r.looks, due: r.due}
 	r.stopTimer()
 	r.flight = f
 	r.launch()
@@ -334,7 +342,7 @@ func (r *Refresher) lookPause() (pause time.Duration, short bool) {
 // backingOff returns why no token request is made now, or nil. The caller
 // holds mu.
 func (r *Refresher) backingOff() *Unavailable {
-	if r.failure == nil || r.flight != nil {
+	if r.failure == nil || r.flight != nil && !r.flight.look {
 		return nil
 	}
 	if r.failure.Permanent {

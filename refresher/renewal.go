@@ -57,7 +57,7 @@ type outcome struct {
 
 // renew obtains one token.
 func (r *Refresher) renew(e *Environment, look bool) (out outcome, err error) {
-	newest, err := r.takeTurn(r.closed)
+	newest, err := r.takeTurn()
 	grants := r.countGrants()
 	if err != nil {
 		return outcome{grants: grants}, err
@@ -101,7 +101,7 @@ func (n *renewal) store() *patientStore {
 }
 
 // takeTurn waits for the newest token of the lineage, which is to be given back.
-func (r *Refresher) takeTurn(closed <-chan struct{}) (newest state, err error) {
+func (r *Refresher) takeTurn() (newest state, err error) {
 	select {
 	case newest = <-r.options.Lineage.newest:
 		return newest, nil
@@ -112,7 +112,7 @@ func (r *Refresher) takeTurn(closed <-chan struct{}) (newest state, err error) {
 	select {
 	case newest = <-r.options.Lineage.newest:
 		return newest, nil
-	case <-closed:
+	case <-r.closed:
 		return state{}, errEnded
 	case <-timer.C:
 		return state{}, &tokensource.Error{Reason: "a token request of another configuration of this source has not ended"}
@@ -238,9 +238,9 @@ func (n *renewal) adopt() (outcome, error) {
 	since := n.state.looked
 	n.state.looked = now
 	switch {
-	case record != nil && n.state.isOther(record): // it is another storage
+	case record != nil && n.state.isBehind(record) && n.state.isOther(record): // it is another storage, or a grant
 		since = time.Time{}
-	case record == nil && n.state.counter > 0, record != nil && record.Counter < n.state.counter:
+	case record == nil && n.state.counter > 0, record != nil && (record.Grant < n.state.grant || record.Counter < n.state.counter):
 		n.state.lost = n.state.lost || !n.state.unsaved
 		n.state.unsaved = true
 		return outcome{}, nil
@@ -276,7 +276,7 @@ func (n *renewal) isBehind() bool {
 	n.r.mu.Lock()
 	defer n.r.mu.Unlock()
 	if n.state.token == nil {
-		return false
+		return n.r.obtained != nil
 	}
 	return n.r.obtained == nil || n.r.obtained.AccessToken != n.state.token.AccessToken
 }
@@ -295,7 +295,7 @@ func (n *renewal) obtainAndSave(previous *tokensource.Token) (outcome, error) {
 		return outcome{}, err
 	}
 	record, failure := n.store().load()
-	if failure == nil && record != nil && (record.Counter > n.state.counter || n.state.isOther(record)) {
+	if failure == nil && record != nil && n.state.isBehind(record) {
 		// Somebody went on, while this process was frozen or had no lock.
 		n.spent = false
 		found, err := n.adopt()

@@ -43,8 +43,11 @@ func (r *Refresher) watchNow() {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if record.Counter > r.counter {
+	switch {
+	case record.Counter > r.counter:
 		r.peekAt = time.Time{}
 		r.peek()
+	case record.Counter < r.counter: // what a renewal has stored that was slow
+		r.keep()
 	}
 }
