@@ -39,6 +39,11 @@ type Dialect struct {
 	// BearerToken takes the token out of a request to the API. Nil: from
 	// Authorization: Bearer.
 	BearerToken func(r *http.Request) string
+
+	// Pages are further addresses of the provider, by their paths, such as
+	// {"/oauth2/v0/authorize": (*Provider).ServeAuthorize}. They come before the
+	// usual ones: /authorize, /device, /verify and /revoke.
+	Pages map[string]func(p *Provider, w http.ResponseWriter, r *http.Request)
 }
 
 // Client, and the user of the password grant, that the zero Dialect knows.
@@ -53,6 +58,7 @@ const (
 type Token struct {
 	Access, Refresh string
 	Lifetime        time.Duration // 0: not said, and for ever
+	Scope           string        // that a person has granted
 }
 
 // TokenRequest is a request that arrived at the token endpoint.
@@ -88,7 +94,10 @@ type issued struct {
 
 // family is what descends from one grant: its access tokens, and its refresh
 // tokens, each of which is issued for the one before.
-type family struct{ revoked bool }
+type family struct {
+	revoked bool
+	scope   string // that a person has granted
+}
 
 type refreshToken struct {
 	spent  bool
@@ -120,13 +129,18 @@ type Provider struct {
 	apiRequests []*APIRequest
 	violations  []string
 	expired     []time.Time
+	person      personKnobs
+	codes       map[string]*code
+	visits      []*AuthorizationRequest
+	devices     []*device
+	revocations []*Revocation
 }
 
 // New starts a provider until the test ends. Its tokens live an hour.
 func New(tb testing.TB, dialect Dialect) *Provider {
 	p := &Provider{dialect: dialect, tb: tb, lifetime: time.Hour, secret: ClientSecret,
-		access: make(map[string]*issued), refresh: make(map[string]*refreshToken)}
-	auth := httptest.NewServer(http.HandlerFunc(p.serveToken))
+		access: make(map[string]*issued), refresh: make(map[string]*refreshToken), codes: make(map[string]*code)}
+	auth := httptest.NewServer(http.HandlerFunc(p.serve))
 	api := httptest.NewServer(http.HandlerFunc(p.serveAPI))
 	tb.Cleanup(func() {
 		auth.CloseClientConnections()
@@ -136,6 +150,25 @@ func New(tb testing.TB, dialect Dialect) *Provider {
 	})
 	p.URL, p.API = auth.URL, api.URL
 	return p
+}
+
+func (p *Provider) serve(w http.ResponseWriter, r *http.Request) {
+	if page := p.dialect.Pages[r.URL.Path]; page != nil {
+		page(p, w, r)
+		return
+	}
+	switch r.URL.Path {
+	case authorizePath:
+		p.ServeAuthorize(w, r)
+	case devicePath:
+		p.ServeDevice(w, r)
+	case verifyPath:
+		p.ServeVerify(w, r)
+	case revokePath:
+		p.ServeRevoke(w, r)
+	default:
+		p.serveToken(w, r)
+	}
 }
 
 // TokenURL is the address of the token endpoint.
@@ -152,9 +185,9 @@ func (p *Provider) path() string {
 func (p *Provider) Set(change func(*Knobs)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	k := Knobs{p.lifetime, p.delay, p.rotate, p.families, p.secret, p.intercept, p.handler}
+	k := Knobs{p.lifetime, p.delay, p.rotate, p.families, p.secret, p.intercept, p.handler, p.person}
 	change(&k)
-	p.lifetime, p.delay, p.rotate, p.families, p.secret, p.intercept, p.handler = k.Lifetime, k.Delay, k.Rotate, k.Families, k.Secret, k.Intercept, k.Handler
+	p.lifetime, p.delay, p.rotate, p.families, p.secret, p.intercept, p.handler, p.person = k.Lifetime, k.Delay, k.Rotate, k.Families, k.Secret, k.Intercept, k.Handler, k.personKnobs
 }
 
 // Knobs are what a test can change of a provider.
@@ -173,7 +206,8 @@ type Knobs struct {
 	// 4.14.2).
 	Families bool
 
-	// Secret of the client.
+	// Secret of the client; "" is a public client, which sends its id in the
+	// form.
 	Secret string
 
 	// Intercept answers the n-th token request (from 1) itself, if it returns
@@ -183,6 +217,8 @@ type Knobs struct {
 	// Handler answers at the API a request with a valid token. Nil: 200 and
 	// the words "hello METHOD PATH".
 	Handler http.HandlerFunc
+
+	personKnobs
 }
 
 // Fail is an Intercept that answers every token request with a status and an
@@ -366,17 +402,10 @@ func (p *Provider) SpendRefreshToken(token string) (code string) {
 }
 
 func (p *Provider) serveToken(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+	request, err := readTokenRequest(r)
 	if err != nil {
 		return
 	}
-	request := &TokenRequest{At: time.Now(), Method: r.Method, URL: *r.URL, Header: r.Header.Clone(), Body: string(body)}
-	request.Form, _ = url.ParseQuery(request.Body)
-	user, pass, basic := r.BasicAuth()
-	request.Basic = basic
-	request.User, _ = url.QueryUnescape(user)
-	request.Pass, _ = url.QueryUnescape(pass)
-
 	p.mu.Lock()
 	p.requests = append(p.requests, request)
 	n, intercept, delay := len(p.requests), p.intercept, p.delay
@@ -405,9 +434,30 @@ func (p *Provider) serveToken(w http.ResponseWriter, r *http.Request) {
 	if token.Refresh != "" {
 		answer["refresh_token"] = token.Refresh
 	}
+	if token.Scope != "" {
+		answer["scope"] = token.Scope
+	}
+	writeJSON(w, answer)
+}
+
+func writeJSON(w http.ResponseWriter, answer any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	_ = json.NewEncoder(w).Encode(answer)
+}
+
+func readTokenRequest(r *http.Request) (*TokenRequest, error) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+	if err != nil {
+		return nil, err
+	}
+	request := &TokenRequest{At: time.Now(), Method: r.Method, URL: *r.URL, Header: r.Header.Clone(), Body: string(body)}
+	request.Form, _ = url.ParseQuery(request.Body)
+	user, pass, basic := r.BasicAuth()
+	request.Basic = basic
+	request.User, _ = url.QueryUnescape(user)
+	request.Pass, _ = url.QueryUnescape(pass)
+	return request, nil
 }
 
 func (p *Provider) refuse(w http.ResponseWriter, code string) {
@@ -445,8 +495,8 @@ func (p *Provider) issue(r *TokenRequest) (Token, string) {
 	if code := authorize(p, r); code != "" {
 		return Token{}, code
 	}
-	token := Token{Access: "access-" + rand.Text(), Lifetime: p.lifetime}
-	if p.rotate {
+	token := Token{Access: "access-" + rand.Text(), Lifetime: p.lifetime, Scope: p.family.scope}
+	if p.rotate || p.person.Offline && r.Form.Get("grant_type") != "refresh_token" {
 		token.Refresh = p.newRefreshToken(p.family)
 	}
 	record := &issued{family: p.family}
@@ -481,8 +531,9 @@ func (p *Provider) wellFormed(r *TokenRequest) (code string) {
 	return ""
 }
 
-// standard is RFC 6749 for one client, by Basic or in the form, never both.
-func standard(p *Provider, r *TokenRequest) string {
+// client says that a request is the form of the one client, which
+// authenticates by Basic or in the form, never both (RFC 6749, section 2.3.1).
+func (p *Provider) client(r *TokenRequest) (code string) {
 	if r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/x-www-form-urlencoded" {
 		return p.Violate("%s with content type %q", r.Method, r.Header.Get("Content-Type"))
 	}
@@ -493,10 +544,10 @@ func standard(p *Provider, r *TokenRequest) string {
 		return code
 	}
 	id, secret := r.User, r.Pass
-	if r.Form.Has("client_secret") {
-		if r.Basic {
-			return p.Violate("credentials in two places")
-		}
+	if r.Basic && r.Form.Has("client_secret") {
+		return p.Violate("credentials in two places")
+	}
+	if !r.Basic {
 		id, secret = r.Form.Get("client_id"), r.Form.Get("client_secret")
 	}
 	if id != ClientID || secret != p.secret {
@@ -507,9 +558,21 @@ func standard(p *Provider, r *TokenRequest) string {
 			return p.Violate("%s stands %d times", name, len(values))
 		}
 	}
+	return ""
+}
+
+// standard is RFC 6749 for one client, and RFC 8628.
+func standard(p *Provider, r *TokenRequest) string {
+	if code := p.client(r); code != "" {
+		return code
+	}
 	switch r.Form.Get("grant_type") {
 	case "client_credentials":
 		return ""
+	case "authorization_code":
+		return p.SpendCode(r)
+	case deviceGrant:
+		return p.Poll(r)
 	case "password":
 		if r.Form.Get("username") != Username || r.Form.Get("password") != Password {
 			return "invalid_grant"
