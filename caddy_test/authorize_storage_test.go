@@ -2,6 +2,7 @@ package caddy_test
 
 import (
 	"io/fs"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"sync"
