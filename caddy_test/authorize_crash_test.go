@@ -170,34 +170,38 @@ func TestADeviceAuthorizationGoesOnOrIsToldAfterACrash(t *testing.T) {
 	})
 }
 
-// TestAGrantThatCannotBeStoredServesAndSaysSo has a storage that fails when the
-// token comes, and is mended.
+// failingStorages fail when they are told to, until release is closed.
+var failingStorages = map[string]func(release chan struct{}) faultstorage.Rule{
+	"full":      func(chan struct{}) faultstorage.Rule { return faultstorage.Full },
+	"read-only": func(chan struct{}) faultstorage.Rule { return faultstorage.ReadOnly },
+	"hanging":   func(release chan struct{}) faultstorage.Rule { return faultstorage.Hang(release) },
+}
+
+// TestAGrantThatCannotBeStoredServesAndSaysSo has a storage that fails while the
+// provider thinks, and is mended when the token is in use.
 func TestAGrantThatCannotBeStoredServesAndSaysSo(t *testing.T) {
 	t.Parallel()
-	failing := map[string]func(release chan struct{}) faultstorage.Rule{
-		"full": func(chan struct{}) faultstorage.Rule { return faultstorage.Full },
-		"full for tokens alone": func(chan struct{}) faultstorage.Rule {
-			return func(ctx context.Context, o faultstorage.Operation) faultstorage.Verdict {
-				if o.OfToken() {
-					return faultstorage.Full(ctx, o)
-				}
-				return faultstorage.Verdict{}
-			}
-		},
-		"read-only": func(chan struct{}) faultstorage.Rule { return faultstorage.ReadOnly },
-		"hanging":   func(release chan struct{}) faultstorage.Rule { return faultstorage.Hang(release) },
-	}
-	for name, rule := range failing {
+	for name, rule := range failingStorages {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			h := newHeld()
 			a := newFaulty(t, nil)
 			a.start()
 			begun := a.begin()
 			landing := a.agree(begun)
+			a.p.Set(func(k *provider.Knobs) { k.Intercept = h.intercept })
+			var got answered
+			var landed sync.WaitGroup
+			landed.Go(func() { got = a.land(landing) })
+			h.await(t)
 			release := make(chan struct{})
 			a.control.Set("crm", rule(release))
-			got := a.land(landing)
+			close(h.release)
+			landed.Wait()
 			a.assertLanded(got)
+			if got.took > 30*time.Second {
+				t.Errorf("the page came after %v", got.took)
+			}
 			a.assertServes("from memory")
 			if s := a.state(); !s.HasToken || s.Storage != "unsaved" {
 				t.Errorf("the source is %+v", s)
@@ -209,6 +213,41 @@ func TestAGrantThatCannotBeStoredServesAndSaysSo(t *testing.T) {
 			a.c.Stop()
 			a.again()
 			a.c.Eventually(20*time.Second, "it serves after a restart", a.serves)
+			a.assertAsked("in all", 1)
+		})
+	}
+}
+
+// TestALandingWithoutAStorageLosesNothing lands while the storage fails: either the
+// token is used from memory, or the page says what is wrong in time, and the same
+// landing is good when the storage is mended.
+func TestALandingWithoutAStorageLosesNothing(t *testing.T) {
+	t.Parallel()
+	for name, rule := range failingStorages {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newFaulty(t, nil)
+			a.start()
+			landing := a.agree(a.begin())
+			release := make(chan struct{})
+			a.control.Set("crm", rule(release))
+			got := a.land(landing)
+			if got.took > 30*time.Second {
+				t.Errorf("the page came after %v", got.took)
+			}
+			if got.status != http.StatusOK {
+				a.assertPage(got, http.StatusInternalServerError, http.StatusServiceUnavailable)
+				if !strings.Contains(got.body, "stor") {
+					t.Errorf("the page says: %s", got.body)
+				}
+				a.assertAsked("without a storage", 0)
+			}
+			close(release)
+			a.control.Set("crm", nil)
+			if got.status != http.StatusOK {
+				a.assertLanded(a.land(landing))
+			}
+			a.assertServes("in the end")
 			a.assertAsked("in all", 1)
 		})
 	}
