@@ -34,14 +34,6 @@ type App struct {
 	shared  *reverseproxy.HTTPTransport // of sources that have none of their own
 }
 
-// runningSource is a source that this configuration holds a reference to.
-type runningSource struct {
-	key       poolKey
-	refresher *refresher.Refresher
-	transport *reverseproxy.HTTPTransport
-	detach    func() // nil before Start
-}
-
 // CaddyModule returns the Caddy module information.
 func (App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
@@ -99,7 +91,7 @@ func (a *App) provision(name string, s *Source) error {
 	if err != nil {
 		return err
 	}
-	a.running[name] = &runningSource{key: key, refresher: r, transport: transport}
+	a.running[name] = &runningSource{name: name, config: s, key: key, refresher: r, transport: transport}
 	return nil
 }
 
@@ -128,12 +120,16 @@ func (a *App) Start() error {
 		if err != nil {
 			return fmt.Errorf("source %s: %w", name, err)
 		}
+		running.source = obtainer
+		running.store = &store{storage: a.ctx.Storage(), name: name, source: obtainer, keys: a.EncryptionKeys}
+		running.log = a.log.Named(name).With(zap.String("provider", s.provider()))
 		running.detach = running.refresher.Attach(&refresher.Environment{
-			Source: obtainer,
-			Store:  &store{storage: a.ctx.Storage(), name: name, source: obtainer, keys: a.EncryptionKeys},
-			Log:    a.log.Named(name).With(zap.String("provider", s.tokenEndpoint())),
+			Source:  obtainer,
+			Store:   running.store,
+			Log:     running.log,
+			Command: authorizeCommand(name),
 		})
-		newest.Store(identityOf(name, s), running.refresher)
+		runningSources.add(running)
 	}
 	return nil
 }
@@ -159,6 +155,7 @@ func (a *App) Cleanup() error {
 	var errs []error
 	for _, running := range a.running {
 		if running.detach != nil {
+			runningSources.remove(running)
 			running.detach()
 		}
 		errs = append(errs, release(running.key))

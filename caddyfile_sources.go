@@ -13,6 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddytoken/inject-token/tokensource"
 )
 
 // parseTokenSources parses the global option:
@@ -20,14 +22,22 @@ import (
 //	token_sources {
 //	    encryption_key <keys...>
 //	    source <name> {
-//	        grant            client_credentials|password|refresh_token|custom
+//	        grant            client_credentials|password|refresh_token|authorization_code|device_code|custom
 //	        token_url        <url>
+//	        issuer           <url>
+//	        authorize_url    <url>
+//	        device_url       <url>
+//	        revoke_url       <url>
 //	        client_id        <id>
 //	        client_secret    <secret>
 //	        client_auth      <method> [raw]
 //	        username         <name>
 //	        password         <secret>
 //	        refresh_token    <secret>
+//	        redirect_uri     <uri>
+//	        authorize_param  <name> <value>
+//	        pkce             S256|off
+//	        code_field       <n> <separator>
 //	        scope            <scopes...>
 //	        scope_separator  <string>
 //	        param            <name> <value> | -<name>
@@ -172,6 +182,14 @@ func init() { // a variable that refers to its functions cannot refer to itself
 	sourceOptions = map[string]blockOption[Source]{
 		"grant":            field(func(s *Source) *string { return &s.Grant }),
 		"token_url":        field(func(s *Source) *string { return &s.TokenURL }),
+		"issuer":           field(func(s *Source) *string { return &s.Issuer }),
+		"authorize_url":    field(func(s *Source) *string { return &s.AuthorizeURL }),
+		"device_url":       field(func(s *Source) *string { return &s.DeviceURL }),
+		"revoke_url":       field(func(s *Source) *string { return &s.RevokeURL }),
+		"redirect_uri":     field(func(s *Source) *string { return &s.RedirectURI }),
+		"authorize_param":  {repeats: true, set: parseAuthorizeParam},
+		"pkce":             field(func(s *Source) *string { return &s.PKCE }),
+		"code_field":       {set: parseCodeField},
 		"client_id":        field(func(s *Source) *string { return &s.ClientID }),
 		"client_secret":    field(func(s *Source) *string { return &s.ClientSecret }),
 		"client_auth":      {set: parseClientAuth},
@@ -209,6 +227,30 @@ func parseScope(r *optionReader, s *Source, args []string) error {
 		return r.errf("write scope SCOPE…")
 	}
 	s.Scopes = append(s.Scopes, args...)
+	return nil
+}
+
+func parseAuthorizeParam(r *optionReader, s *Source, args []string) error {
+	if len(args) != 2 || args[0] == "" {
+		return r.errf("write authorize_param NAME VALUE")
+	}
+	r.named(args[0])
+	s.AuthorizeParams = append(s.AuthorizeParams, AuthorizeParam{Name: args[0], Value: args[1]})
+	return nil
+}
+
+func parseCodeField(r *optionReader, s *Source, args []string) error {
+	if len(args) != 2 {
+		return r.errf("write code_field N SEPARATOR, such as code_field 3 ;")
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return r.errf("%q is not a number; write code_field N SEPARATOR, such as code_field 3 ;", args[0])
+	}
+	if err := tokensource.CheckCodeField(n, args[1]); err != nil {
+		return r.errf("%v", err)
+	}
+	s.CodeField, s.CodeSeparator = n, args[1]
 	return nil
 }
 

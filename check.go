@@ -48,7 +48,7 @@ func checkSourceName(name string) *mistake {
 // of a mistake.
 func (s *Source) check() *mistake {
 	for _, check := range []func() *mistake{
-		s.checkGrant, s.checkURLs, s.checkClient, s.checkPlaceholders, s.checkRequests, s.checkResponse, s.checkTimes, s.checkTransport,
+		s.checkGrant, s.checkURLs, s.checkClient, s.checkAuthorization, s.checkPlaceholders, s.checkRequests, s.checkResponse, s.checkTimes, s.checkTransport,
 	} {
 		if m := check(); m != nil {
 			return m
@@ -69,12 +69,21 @@ func (s *Source) given() map[string]bool {
 		"refresh_token":   s.RefreshToken != "",
 		"scope":           len(s.Scopes) > 0,
 		"scope_separator": s.ScopeSeparator != "",
+		"issuer":          s.Issuer != "",
+		"authorize_url":   s.AuthorizeURL != "",
+		"device_url":      s.DeviceURL != "",
+		"revoke_url":      s.RevokeURL != "",
+		"redirect_uri":    s.RedirectURI != "",
+		"authorize_param": len(s.AuthorizeParams) > 0,
+		"pkce":            s.PKCE != "",
+		"code_field":      s.CodeField != 0 || s.CodeSeparator != "",
 	}
 }
 
 // grantOptions is the order in which mistakes of given options are told.
 var grantOptions = []string{
 	"client_id", "client_secret", "client_auth", "username", "password", "refresh_token", "scope", "scope_separator",
+	"issuer", "authorize_url", "device_url", "revoke_url", "redirect_uri", "authorize_param", "pkce", "code_field",
 }
 
 func (s *Source) checkGrant() *mistake {
@@ -105,6 +114,12 @@ func (s *Source) insteadOf(option string) string {
 	if s.Grant == "custom" {
 		return "; it sends nothing but what is written as param, header or url"
 	}
+	switch option {
+	case "authorize_url", "redirect_uri", "authorize_param", "pkce", "code_field":
+		return "; did you mean grant authorization_code?"
+	case "device_url":
+		return "; did you mean grant device_code?"
+	}
 	if option == "username" || option == "password" {
 		return "; did you mean grant password?"
 	}
@@ -115,11 +130,37 @@ func (s *Source) insteadOf(option string) string {
 }
 
 func (s *Source) checkURLs() *mistake {
-	if s.TokenURL == "" {
-		return wrong("token_url", "missing; write the address of the provider's token endpoint")
+	if s.TokenURL == "" && s.Issuer == "" {
+		return wrong("token_url", "missing; write the address of the provider's token endpoint%s", s.orIssuer())
 	}
-	if m := s.checkURL("token_url", s.TokenURL); m != nil {
-		return m
+	for _, endpoint := range []struct {
+		option, url string
+		needed      bool
+	}{
+		{"token_url", s.TokenURL, false},
+		{"authorize_url", s.AuthorizeURL, s.Grant == "authorization_code"},
+		{"device_url", s.DeviceURL, s.Grant == "device_code"},
+		{"revoke_url", s.RevokeURL, false},
+	} {
+		if endpoint.url == "" {
+			if endpoint.needed && s.Issuer == "" {
+				return wrong(endpoint.option, "missing; the grant %s needs it, or else issuer", s.Grant)
+			}
+			continue
+		}
+		if m := s.checkURL(endpoint.option, endpoint.url); m != nil {
+			return m
+		}
+	}
+	if s.Issuer != "" {
+		if m := s.checkURL("issuer", s.Issuer); m != nil {
+			return m
+		}
+		if len(tokensource.Placeholders(s.Issuer)) == 0 {
+			if err := tokensource.CheckIssuer(s.Issuer, s.InsecureHTTP); err != nil {
+				return wrong("issuer", "%v", err)
+			}
+		}
 	}
 	if s.TokenRequest != nil && s.TokenRequest.URL != "" {
 		return wrong("token_request url", "this belongs into refresh_request; the address of this one is token_url")
@@ -128,6 +169,14 @@ func (s *Source) checkURLs() *mistake {
 		return s.checkURL("refresh_request url", s.RefreshRequest.URL)
 	}
 	return nil
+}
+
+// orIssuer is what a grant that takes an issuer needs no token_url for.
+func (s *Source) orIssuer() string {
+	if grant, _ := tokensource.GrantByName(s.Grant); slices.Contains(grant.Takes, "issuer") {
+		return ", or issuer, whose metadata have it"
+	}
+	return ""
 }
 
 // checkURL looks at literal addresses; one with a placeholder is looked at
@@ -175,7 +224,10 @@ func (s *Source) checkClient() *mistake {
 // secret braces stand for themselves.
 func (s *Source) checkPlaceholders() *mistake {
 	type template struct{ option, text string }
-	templates := []template{{"client_id", s.ClientID}, {"username", s.Username}}
+	templates := []template{{"client_id", s.ClientID}, {"username", s.Username}, {"redirect_uri", s.RedirectURI}}
+	for _, p := range s.AuthorizeParams {
+		templates = append(templates, template{"authorize_param " + p.Name, p.Value})
+	}
 	for _, scope := range s.Scopes {
 		templates = append(templates, template{"scope", scope})
 	}

@@ -61,12 +61,12 @@ func TestAWrongSourceInJSONIsRefused(t *testing.T) {
 		changes fields
 		want    string
 	}{
-		{"no grant", fields{"grant": ""}, "grant: missing; write one of client_credentials, custom, password, refresh_token"},
+		{"no grant", fields{"grant": ""}, "grant: missing; write one of authorization_code, client_credentials, custom, device_code, password, refresh_token"},
 		{"a grant mistyped", fields{"grant": `"client_credential"`}, `grant: unknown grant "client_credential"; did you mean client_credentials?`},
-		{"an unknown grant", fields{"grant": `"saml"`}, `grant: unknown grant "saml"; there are: client_credentials, custom, password, refresh_token`},
-		{"a grant with a placeholder", fields{"grant": `"{env.GRANT}"`}, `grant: unknown grant "{env.GRANT}"; there are: client_credentials, custom, password, refresh_token`},
+		{"an unknown grant", fields{"grant": `"saml"`}, `grant: unknown grant "saml"; there are: authorization_code, client_credentials, custom, device_code, password, refresh_token`},
+		{"a grant with a placeholder", fields{"grant": `"{env.GRANT}"`}, `grant: unknown grant "{env.GRANT}"; there are: authorization_code, client_credentials, custom, device_code, password, refresh_token`},
 
-		{"no token_url", fields{"token_url": ""}, "token_url: missing; write the address of the provider's token endpoint"},
+		{"no token_url", fields{"token_url": ""}, "token_url: missing; write the address of the provider's token endpoint, or issuer, whose metadata have it"},
 		{"a relative token_url", fields{"token_url": `"/token"`}, "token_url: a whole URL is needed, such as https://auth.example.org/token"},
 		{"a token_url without a host", fields{"token_url": `"https:///token"`}, "token_url: the URL has no host"},
 		{"a token_url with a user", fields{"token_url": `"https://robot:CANARY@auth.example.org/"`}, "token_url: the URL holds a user name; use client_id, client_secret and client_auth"},
@@ -276,7 +276,7 @@ func TestTheNameOfAProviderInTheLogHoldsNoPassword(t *testing.T) {
 		"https://{env.USER}:secret@auth.example.org/tok": "auth.example.org",
 		"https://auth.example.org:8443":                  "auth.example.org:8443",
 	} {
-		if got := (&Source{TokenURL: url}).tokenEndpoint(); got != want {
+		if got := (&Source{TokenURL: url}).provider(); got != want {
 			t.Errorf("%s is told as %q, want %q", url, got, want)
 		}
 	}

@@ -25,16 +25,21 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
 func init() {
 	caddy.RegisterModule(App{})
 	caddy.RegisterModule(Transport{})
+	caddy.RegisterModule(Callback{})
+	caddy.RegisterModule(AdminAPI{})
 	caddy.OnExit(awaitTokenRequests)
 	httpcaddyfile.RegisterGlobalOption("token_sources", parseTokenSources)
 	httpcaddyfile.RegisterHandlerDirective("inject_token", parseInjectToken)
 	httpcaddyfile.RegisterDirectiveOrder("inject_token", httpcaddyfile.Before, "reverse_proxy")
+	httpcaddyfile.RegisterHandlerDirective("token_callback", parseTokenCallback)
+	httpcaddyfile.RegisterDirectiveOrder("token_callback", httpcaddyfile.Before, "respond")
 }
 
 // Interface guards. What the embedded HTTPTransport implements for
@@ -43,6 +48,12 @@ var (
 	_ caddy.App          = (*App)(nil)
 	_ caddy.Provisioner  = (*App)(nil)
 	_ caddy.CleanerUpper = (*App)(nil)
+
+	_ caddy.AdminRouter = (*AdminAPI)(nil)
+
+	_ caddy.Provisioner           = (*Callback)(nil)
+	_ caddyfile.Unmarshaler       = (*Callback)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Callback)(nil)
 
 	_ caddy.Provisioner     = (*Transport)(nil)
 	_ caddy.CleanerUpper    = (*Transport)(nil)

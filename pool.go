@@ -36,32 +36,28 @@ func keyOf(name string, s *Source) (poolKey, error) {
 }
 
 // lineages holds the refresh tokens of each identity whose grant begins with
-// one, for as long as the process lives: where an option of such a source
+// one, or with a person, for as long as the process lives: where an option of such a source
 // changes, its new refresher goes on with the refresh token of the old one. The
 // one that is configured is spent by then.
 var lineages sync.Map // of identity to *refresher.Lineage
 
 // identity is whose tokens they are. Other options, such as a scope, do not
 // make it another's.
-type identity struct{ name, tokenURL, clientID string }
+type identity struct{ name, grant, endpoint, clientID string }
 
-func identityOf(name string, s *Source) identity { return identity{name, s.TokenURL, s.ClientID} }
-
-// newest holds the refresher of each identity that was started last: requests of
-// the configuration before, which are being drained, go on with it.
-var newest sync.Map // of identity to *refresher.Refresher
+func identityOf(name string, s *Source) identity {
+	return identity{name, s.Grant, cmp.Or(s.TokenURL, s.Issuer), s.ClientID}
+}
 
 // pooled is a refresher in the pool.
 type pooled struct {
 	*refresher.Refresher
-	identity identity
 	patience time.Duration // with a token request under way
 }
 
 // Destruct ends the refresher when no configuration has the source any more.
 // Its token request may still get its answer, with a rotated refresh token.
 func (p pooled) Destruct() error {
-	newest.CompareAndDelete(p.identity, p.Refresher)
 	closing.Go(func() { p.Close(p.patience) })
 	return nil
 }
@@ -102,13 +98,14 @@ func awaitTokenRequests(context.Context) {
 func acquire(key poolKey, s *Source) (*refresher.Refresher, error) {
 	// A refresh that is refused, and then the grant itself.
 	timeout := 2 * cmp.Or(time.Duration(s.Timeout), tokensource.DefaultTimeout)
-	options := refresher.Options{RefreshAt: s.RefreshAt / 100, Timeout: timeout, OneUse: s.RefreshToken != ""}
-	if s.RefreshToken != "" {
+	grant, _ := tokensource.GrantByName(s.Grant)
+	options := refresher.Options{RefreshAt: s.RefreshAt / 100, Timeout: timeout, OneUse: s.RefreshToken != "" || grant.Person, Person: grant.Person}
+	if options.OneUse {
 		lineage, _ := lineages.LoadOrStore(identityOf(key.name, s), refresher.NewLineage())
 		options.Lineage = lineage.(*refresher.Lineage)
 	}
 	value, _, err := refreshers.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return pooled{refresher.New(options), identityOf(key.name, s), timeout}, nil
+		return pooled{refresher.New(options), timeout}, nil
 	})
 	if err != nil {
 		return nil, err

@@ -93,7 +93,7 @@ func TestABodyLargerThanTheBufferPassesAndCannotBeReadAgain(t *testing.T) {
 func TestABodyWhoseCallerStallsCannotBeReadAgain(t *testing.T) {
 	source, caller := io.Pipe()
 	stalls := make(chan struct{})
-	req, b := newTestBody(t, io.MultiReader(strings.NewReader("half"), signal(stalls), source), 1000)
+	req, b := newTestBody(t, io.MultiReader(strings.NewReader("half"), gate(stalls), source), 1000)
 	first := b.view(req)
 	go func() { _, _ = io.Copy(io.Discard, first) }()
 	<-stalls
@@ -120,10 +120,10 @@ func TestABodyThatBrokeOffIsNotSentAgain(t *testing.T) {
 	}
 }
 
-// signal is closed when it is read, and holds nothing.
-type signal chan struct{}
+// gate is closed when it is read, and holds nothing.
+type gate chan struct{}
 
-func (s signal) Read([]byte) (int, error) { close(s); return 0, io.EOF }
+func (s gate) Read([]byte) (int, error) { close(s); return 0, io.EOF }
 
 type broken struct{}
 

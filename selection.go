@@ -40,11 +40,11 @@ func (u *use) successor() *use {
 	if !u.refresher.Ended() {
 		return nil
 	}
-	r, ok := newest.Load(u.identity)
-	if !ok || r.(*refresher.Refresher) == u.refresher {
+	next := runningSources.byName(u.name)
+	if next == nil || next.identity() != u.identity || next.refresher == u.refresher {
 		return nil
 	}
-	return &use{name: u.name, identity: u.identity, refresher: r.(*refresher.Refresher), outcomes: u.outcomes}
+	return &use{name: u.name, identity: u.identity, refresher: next.refresher, outcomes: u.outcomes}
 }
 
 // selection is which source's token a request gets: that of its upstream, else

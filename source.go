@@ -1,6 +1,7 @@
 package injecttoken
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -21,12 +22,47 @@ import (
 // what is written out is seen by all who can read the configuration.
 type Source struct {
 	// How a token is obtained: `client_credentials`, `password`,
-	// `refresh_token`, or `custom` for a login that is not OAuth, which sends
-	// nothing but the parameters given here. Required.
+	// `refresh_token`, `authorization_code` or `device_code`, which a person begins
+	// with `caddy token-source authorize`, or `custom` for a login that is not
+	// OAuth, which sends nothing but the parameters given here. Required.
 	Grant string `json:"grant,omitempty"`
 
-	// The provider's token endpoint. Required; https, or http on loopback.
+	// The provider's token endpoint. Required, unless issuer is given; https, or
+	// http on loopback.
 	TokenURL string `json:"token_url,omitempty"`
+
+	// The provider's issuer identifier: the metadata that it publishes (RFC 8414,
+	// OpenID Connect Discovery) say where the endpoints are that are not written
+	// here. They are fetched when they are needed.
+	Issuer string `json:"issuer,omitempty"`
+
+	// The provider's authorization endpoint, of the authorization_code grant.
+	AuthorizeURL string `json:"authorize_url,omitempty"`
+
+	// The provider's device authorization endpoint, of the device_code grant.
+	DeviceURL string `json:"device_url,omitempty"`
+
+	// The provider's revocation endpoint (RFC 7009).
+	RevokeURL string `json:"revoke_url,omitempty"`
+
+	// Where the provider sends the person's browser with the code, as it is
+	// registered there; usually a site with token_callback. Default: the provider
+	// shows the code, and the person pastes it.
+	RedirectURI string `json:"redirect_uri,omitempty"`
+
+	// Further parameters of the authorization URL.
+	AuthorizeParams []AuthorizeParam `json:"authorize_params,omitempty"`
+
+	// PKCE (RFC 7636): `S256` (the default), or `off` for a provider that refuses
+	// its parameters.
+	PKCE string `json:"pkce,omitempty"`
+
+	// Which field of a pasted text is the code, counted from 1. Default: the text is
+	// the code, or the address at which the browser ended.
+	CodeField int `json:"code_field,omitempty"`
+
+	// What stands between the fields of a pasted text.
+	CodeSeparator string `json:"code_separator,omitempty"`
 
 	// The client's identifier.
 	ClientID string `json:"client_id,omitempty"`
@@ -87,6 +123,15 @@ type Source struct {
 
 	// Caddy's own HTTP transport, to the token endpoint.
 	Transport *reverseproxy.HTTPTransport `json:"transport,omitempty"`
+}
+
+// AuthorizeParam is a parameter of the authorization URL.
+type AuthorizeParam struct {
+	// Its name. Required.
+	Name string `json:"name"`
+
+	// Its value.
+	Value string `json:"value"`
 }
 
 // Param is a parameter of a token request. Of a standard name it replaces the
@@ -181,6 +226,14 @@ func (s *Source) obtainer(transport http.RoundTripper) (*tokensource.Source, err
 	c := tokensource.Config{
 		Grant:           s.Grant,
 		TokenURL:        s.TokenURL,
+		Issuer:          s.Issuer,
+		AuthorizeURL:    s.AuthorizeURL,
+		DeviceURL:       s.DeviceURL,
+		RevokeURL:       s.RevokeURL,
+		RedirectURI:     s.RedirectURI,
+		PKCE:            s.PKCE,
+		CodeField:       s.CodeField,
+		CodeSeparator:   s.CodeSeparator,
 		ClientID:        s.ClientID,
 		ClientSecret:    s.ClientSecret,
 		ClientAuth:      s.ClientAuth,
@@ -197,6 +250,9 @@ func (s *Source) obtainer(transport http.RoundTripper) (*tokensource.Source, err
 		Transport:       transport,
 		Lookup:          lookup,
 		UserAgent:       userAgent,
+	}
+	for _, p := range s.AuthorizeParams {
+		c.AuthorizeParams = append(c.AuthorizeParams, tokensource.Param{Name: p.Name, Value: p.Value})
 	}
 	if s.TokenRequest != nil {
 		c.TokenRequest = s.TokenRequest.request()
@@ -281,9 +337,9 @@ func (s *Source) secrets() []secretOption {
 	return all
 }
 
-// tokenEndpoint returns the host of the token URL, for logs.
-func (s *Source) tokenEndpoint() string {
-	_, rest, _ := strings.Cut(s.TokenURL, "://")
+// provider returns the host of the token URL or of the issuer, for logs.
+func (s *Source) provider() string {
+	_, rest, _ := strings.Cut(cmp.Or(s.TokenURL, s.Issuer), "://")
 	host, _, _ := strings.Cut(rest, "/")
 	host, _, _ = strings.Cut(host, "?")
 	return host[strings.LastIndexByte(host, '@')+1:] // a password does not belong there, and is refused later

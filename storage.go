@@ -28,6 +28,7 @@ import (
 //	token_sources/NAME/IDENTITY/token.json              the newest token
 //	token_sources/NAME/IDENTITY/intent-NODE-CLAIM.json  while NODE spends a refresh token
 //	token_sources/NAME/IDENTITY/unreadable.json         what could not be read
+//	token_sources/NAME/IDENTITY/authorization-ID.json   what a person has begun
 //
 // IDENTITY is a digest of the provider, the client and what is asked for. It is
 // made anew at each access, since it may depend on placeholders.
@@ -51,6 +52,7 @@ type record struct {
 	Node       string          `json:"node"`
 	Stored     time.Time       `json:"stored"`
 	Shared     bool            `json:"shared,omitempty"`
+	Revoked    bool            `json:"revoked,omitempty"` // and there is no token
 	KeyID      string          `json:"key_id,omitempty"`
 	Ciphertext []byte          `json:"ciphertext,omitempty"`
 	Token      json.RawMessage `json:"token,omitempty"`
@@ -150,6 +152,9 @@ func (s *store) decode(key string, text []byte) (*refresher.Record, error) {
 			return nil, unreadable("is damaged, or belongs to another source")
 		}
 	}
+	if r.Revoked {
+		return &refresher.Record{Counter: r.Counter, Origin: r.Origin, Shared: r.Shared}, nil
+	}
 	token, err := tokensource.Decode(plain)
 	if err != nil {
 		return nil, unreadable("is damaged")
@@ -182,11 +187,17 @@ func (s *store) Save(ctx context.Context, r *refresher.Record) error {
 }
 
 func (s *store) encode(r *refresher.Record) ([]byte, error) {
-	plain, err := r.Token.Encode()
-	if err != nil {
-		return nil, err
+	plain := []byte("{}")
+	if r.Token != nil {
+		var err error
+		if plain, err = r.Token.Encode(); err != nil {
+			return nil, err
+		}
 	}
-	out := record{Version: recordVersion, Counter: r.Counter, Origin: r.Origin, Node: node, Stored: time.Now().UTC().Truncate(time.Millisecond), Shared: r.Shared}
+	out := record{
+		Version: recordVersion, Counter: r.Counter, Origin: r.Origin, Node: node,
+		Stored: time.Now().UTC().Truncate(time.Millisecond), Shared: r.Shared, Revoked: r.Token == nil,
+	}
 	keys, err := s.keys.resolve()
 	if err != nil {
 		return nil, err
@@ -204,19 +215,24 @@ func (s *store) encode(r *refresher.Record) ([]byte, error) {
 // left behind, and not one that is just being written.
 const leftoverAge = time.Minute
 
-// tidy removes what processes have left that were killed while they stored
-// something: Caddy's file storage writes into files whose names are digits.
+// tidy removes authorizations that nobody asks for any more, and what processes
+// have left that were killed while they stored something: Caddy's file storage
+// writes into files whose names are digits.
 func (s *store) tidy(ctx context.Context, dir string) {
 	keys, err := s.storage.List(ctx, dir, false)
 	if err != nil {
 		return
 	}
 	for _, key := range keys {
-		if strings.Trim(path.Base(key), "0123456789") != "" {
+		age := leftoverAge
+		switch name := path.Base(key); {
+		case strings.HasPrefix(name, "authorization-"):
+			age = maxAuthorizationAge
+		case strings.Trim(name, "0123456789") != "":
 			continue
 		}
 		key = path.Join(dir, path.Base(key))
-		if info, err := s.storage.Stat(ctx, key); err == nil && time.Since(info.Modified) > leftoverAge {
+		if info, err := s.storage.Stat(ctx, key); err == nil && time.Since(info.Modified) > age {
 			_ = s.storage.Delete(ctx, key)
 		}
 	}

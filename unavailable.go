@@ -56,6 +56,8 @@ func unavailable(req *http.Request, source string, err error) *http.Response {
 		} else {
 			status += `; details="deadline of the request"`
 		}
+	case u.Permanent && u.Cause.AuthorizationRequired:
+		resp = answer(req, http.StatusBadGateway, "There is no token for this API: a person must authorize the token source "+source+". An operator begins that with: "+authorizeCommand(source))
 	case u.Permanent && u.Cause.StatusCode == 0: // nobody was asked
 		resp = answer(req, http.StatusBadGateway, "There is no token for this API: the configuration of the token source "+source+" does not work, and an operator must see to that.")
 	case u.Permanent:

@@ -30,15 +30,15 @@ func (n *renewal) bare() *tokensource.Token {
 // where it is known to be the newest, and nobody else to have it.
 func (n *renewal) withoutStore(failure error) (outcome, error) {
 	previous := n.state.token
+	unsure := !n.state.granted && (n.store().Shared() || n.state.shared || n.state.looked.IsZero())
 	switch {
-	case !n.spends():
-	case !n.r.options.OneUse:
-		previous = n.bare()
-	case n.store().Shared() || n.state.shared || n.state.looked.IsZero():
+	case n.r.options.OneUse && unsure: // nor is it known whether a person has authorized it
 		return outcome{held: true}, &tokensource.Error{
 			Reason:     "the storage fails, so that a refresh token might be spent twice: " + failure.Error(),
 			RetryAfter: time.Second,
 		}
+	case n.spends() && !n.r.options.OneUse:
+		previous = n.bare()
 	}
 	out, err := n.obtain(previous)
 	if err == nil {
@@ -53,12 +53,16 @@ func (n *renewal) overUnreadable(failure error) (outcome, error) {
 	switch {
 	case n.r.options.OneUse:
 		remedy := "; to begin anew, configure a new refresh token and remove that entry"
-		if unreadable.Newer {
+		switch {
+		case unreadable.Newer:
 			remedy = "; run that version here as well"
+		case n.r.options.Person:
+			remedy = "; to begin anew, authorize the source again"
 		}
 		return outcome{}, &tokensource.Error{
-			Reason:    unreadable.Reason + remedy,
-			Permanent: true,
+			Reason:                unreadable.Reason + remedy,
+			Permanent:             true,
+			AuthorizationRequired: n.r.options.Person && !unreadable.Newer,
 			Changed: func() bool {
 				_, err := n.store().load()
 				return err == nil

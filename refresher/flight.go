@@ -19,6 +19,7 @@ type flight struct {
 	adopted  bool               // written before done is closed: the token was there already
 	done     chan struct{}      // closed when it has ended
 	token    *tokensource.Token // written before done is closed
+	err      *tokensource.Error // likewise, where there is no token
 }
 
 // fly returns the flight under way, or begins one. The caller holds mu.
@@ -60,6 +61,16 @@ func (r *Refresher) run(f *flight, e *Environment) {
 		if !f.due.IsZero() {
 			r.schedule(f.due)
 		}
+		if f.look && r.obtained == nil && r.failure == nil && r.options.Person {
+			r.fly() // it was revoked, and now a person is needed
+		}
+		f.err = errEnded
+		r.mu.Unlock()
+		close(f.done)
+		return
+	}
+	if out.grants != r.grants { // a person was faster, and is right
+		r.overtaken(f)
 		r.mu.Unlock()
 		close(f.done)
 		return
@@ -72,10 +83,12 @@ func (r *Refresher) run(f *flight, e *Environment) {
 	if err == nil {
 		f.token = out.token
 		r.landed(out.token, r.now().Sub(started))
+		r.counter = out.counter
 	} else {
-		r.failed(cause(err), out.lifetime)
+		f.err = cause(err)
+		r.failed(f.err, out.lifetime)
 	}
-	report := r.report(out, err, first)
+	report := r.report(e, out, err, first)
 	if out.held && err != nil {
 		if r.now().Sub(r.heldAt) < sayHeldEvery {
 			report = func(*zap.Logger) {}
@@ -96,6 +109,18 @@ func (r *Refresher) run(f *flight, e *Environment) {
 	report(e.Log)
 	if unsaved {
 		e.Log.Warn("the token could not be stored; it is kept in memory and storing is tried again", zap.String("reason", out.unsaved.Error()))
+	}
+}
+
+// overtaken ends a flight whose outcome is of a time before a person has authorized
+// or revoked the source. The caller holds mu.
+func (r *Refresher) overtaken(f *flight) {
+	switch {
+	case r.obtained != nil:
+		f.token = r.Current()
+		r.landed(r.obtained, 0)
+	case r.options.Person:
+		r.fly()
 	}
 }
 
@@ -255,7 +280,7 @@ func (r *Refresher) lookNow(failure *tokensource.Error) {
 // more. One line a flight, and one where a token ends for which there is no
 // other: while a provider is down there is one at most each
 // second, and soon one each minute.
-func (r *Refresher) report(out outcome, err error, first bool) func(*zap.Logger) {
+func (r *Refresher) report(e *Environment, out outcome, err error, first bool) func(*zap.Logger) {
 	if err == nil {
 		token := out.token
 		message := "token renewed"
@@ -265,17 +290,19 @@ func (r *Refresher) report(out outcome, err error, first bool) func(*zap.Logger)
 		case first:
 			message = "token obtained"
 		}
-		fields := []zap.Field{zap.String("lifetime", "not known")}
-		if token.Lifetime > 0 {
-			fields = []zap.Field{zap.Duration("lifetime", token.Lifetime), zap.Time("expires", token.Expiry())}
-		}
-		if out.counter > 0 {
-			fields = append(fields, zap.Uint64("counter", out.counter))
-		}
+		fields := tokenFields(token, out.counter)
 		return func(log *zap.Logger) { log.Info(message, fields...) }
 	}
 	fields := r.failureFields()
 	current := r.Current()
+	if r.failure.AuthorizationRequired {
+		if current != nil && current.Lifetime > 0 {
+			fields = append(fields, zap.Time("expires", current.Expiry()))
+		}
+		return func(log *zap.Logger) {
+			log.Warn("a person must authorize this source", append(fields, zap.String("command", e.Command))...)
+		}
+	}
 	if current == nil {
 		return func(log *zap.Logger) { log.Error("no token", fields...) }
 	}
@@ -283,6 +310,18 @@ func (r *Refresher) report(out outcome, err error, first bool) func(*zap.Logger)
 		fields = append(fields, zap.Time("expires", current.Expiry()))
 	}
 	return func(log *zap.Logger) { log.Warn("token not renewed, the present one is served", fields...) }
+}
+
+// tokenFields says for how long a token is good.
+func tokenFields(token *tokensource.Token, counter uint64) []zap.Field {
+	fields := []zap.Field{zap.String("lifetime", "not known")}
+	if token.Lifetime > 0 {
+		fields = []zap.Field{zap.Duration("lifetime", token.Lifetime), zap.Time("expires", token.Expiry())}
+	}
+	if counter > 0 {
+		fields = append(fields, zap.Uint64("counter", counter))
+	}
+	return fields
 }
 
 // failureFields says what the last token request came to. The caller holds mu.
@@ -294,6 +333,9 @@ func (r *Refresher) failureFields() []zap.Field {
 	}
 	if e.StatusCode != 0 {
 		fields = append(fields, zap.Int("status", e.StatusCode))
+	}
+	if e.AuthorizationRequired {
+		return fields
 	}
 	if e.Permanent {
 		return append(fields, zap.String("until", "not tried again until a secret or an option of the source changes, or Caddy is restarted"))

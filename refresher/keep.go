@@ -49,7 +49,7 @@ func (r *Refresher) keepNow() (kept, awaited bool) {
 	r.mu.Lock()
 	e := r.environment()
 	r.mu.Unlock()
-	if e != nil && e.store != nil && newest.token != nil && r.keepIn(e.store, &newest) != nil {
+	if e != nil && e.store != nil && (newest.token != nil || newest.granted) && r.keepIn(e.store, &newest) != nil {
 		if newest.claim == 0 {
 			return false, false
 		}
@@ -74,12 +74,15 @@ func (r *Refresher) keepIn(store *patientStore, newest *state) error {
 	switch {
 	case isNewer(err), err != nil && !isUnreadable(err):
 		return err
+	case newest.granted:
+		newest.outrank(record)
 	case isUnreadable(err) && r.options.OneUse && newest.claim == 0:
 		return err // it may be a newer one
 	case record != nil && newest.isOther(record):
 		newest.take(record, onThisClock(record.Token, time.Time{}, r.now()))
 		return nil
-	case record == nil || record.Counter < newest.counter:
+	}
+	if record == nil || record.Counter < newest.counter {
 		if isUnreadable(err) {
 			if err := store.do(store.SetAside); err != nil {
 				return err
@@ -89,7 +92,7 @@ func (r *Refresher) keepIn(store *patientStore, newest *state) error {
 			return err
 		}
 	}
-	newest.unsaved, newest.claim = false, 0
+	newest.unsaved, newest.granted, newest.claim = false, false, 0
 	return nil
 }
 

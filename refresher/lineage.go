@@ -32,6 +32,7 @@ type state struct {
 	looked  time.Time // when the storage was read last; zero: never
 	shared  bool      // another node was seen at work
 	unsaved bool      // token could not be stored
+	granted bool      // a person has authorized it, and it is not stored: it is newer than what is
 	lost    bool      // the storage has lost the record, and others may have a newer one
 	claim   uint64    // of the intent by which it was obtained, while it is unsaved; 0: none
 }
@@ -49,7 +50,23 @@ func (s *state) isOther(r *Record) bool { return s.origin != "" && r.Origin != s
 // take makes a record the newest.
 func (s *state) take(r *Record, token *tokensource.Token) {
 	s.token, s.counter, s.origin = token, r.Counter, r.Origin
-	s.unsaved, s.lost, s.claim = false, false, 0
+	s.unsaved, s.lost, s.granted, s.claim = false, false, false, 0
+}
+
+// ahead is how far the counter of what a person has authorized or revoked is ahead
+// of what is stored: no renewal that is under way shall come out equal.
+const ahead = 8
+
+// outrank numbers the state so that it is newer than a record, if there is one.
+func (s *state) outrank(r *Record) {
+	if r != nil {
+		s.origin, s.counter = r.Origin, max(s.counter, r.Counter)
+		s.shared = s.shared || r.Shared
+	}
+	if s.origin == "" {
+		s.origin = rand.Text() // a history begins
+	}
+	s.counter += ahead
 }
 
 func (s *state) record() *Record {

@@ -102,7 +102,7 @@ func (n *renewal) patient(waited time.Duration) bool {
 // spends says whether a token request takes a refresh token, which may be worth
 // nothing afterwards.
 func (n *renewal) spends() bool {
-	return n.r.options.OneUse || n.state.token != nil && n.state.token.RefreshToken != ""
+	return n.r.options.OneUse && !n.r.options.Person || n.state.token != nil && n.state.token.RefreshToken != ""
 }
 
 // lives says whether there is a token to serve meanwhile.

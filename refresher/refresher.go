@@ -9,9 +9,10 @@
 // way, renewal.go how a token is obtained and stored so that no two nodes spend
 // a refresh token twice, nodes.go how nodes see each other, detours.go what is
 // done where they or the storage do not answer, keep.go how a token is stored
-// later, store.go the storage, lineage.go what keeps refresh tokens in order
-// within a process, schedule.go the arithmetic of time, and refusal.go what
-// happens when an upstream does not take a token.
+// later, authorize.go what comes from a person, watch.go how other nodes hear of
+// that, status.go what operators see and do, store.go the storage, lineage.go what
+// keeps refresh tokens in order within a process, schedule.go the arithmetic of
+// time, and refusal.go what happens when an upstream does not take a token.
 package refresher
 
 import (
@@ -42,6 +43,9 @@ type Environment struct {
 	// Store is where the token is kept for other processes; nil: nowhere.
 	Store Store
 
+	// Command is what an operator runs where a person must authorize the source.
+	Command string
+
 	store *patientStore // nil where Store is
 }
 
@@ -61,9 +65,13 @@ type Options struct {
 	// that obtained it; nil: it has one of its own.
 	Lineage *Lineage
 
-	// OneUse is true where the grant itself begins with a refresh token: once
+	// OneUse is true where nothing but a refresh token leads to another token: once
 	// that is spent by mistake, only a person can help.
 	OneUse bool
+
+	// Person is true where it is by a person that the first one comes, with
+	// Authorize.
+	Person bool
 }
 
 // Defaults of Options.
@@ -80,9 +88,10 @@ const lookEvery = 9 * time.Second
 // Refresher keeps the token of one source fresh. All methods are safe for
 // concurrent use.
 //
-// It owns one timer and at most three goroutines: the flight, which ends with
-// its renewal, a look for changed secrets, and one that stores what could
-// not be stored. Close waits for the flight.
+// It owns one timer and at most four goroutines: the flight, which ends with
+// its renewal, a look for changed secrets, one that stores what could not be
+// stored, and one that looks for what other nodes have stored. Close waits for the
+// flight, and for those who call Authorize or Revoke.
 type Refresher struct {
 	options Options
 	base    context.Context // of token requests; ends when Close has waited
@@ -105,6 +114,8 @@ type Refresher struct {
 	environments []*Environment
 	obtained     *tokensource.Token // the newest, also where it is not current
 	landedAt     time.Time          // when it was
+	counter      uint64             // its own, in the storage; 0: not known
+	grants       int                // how often a person has authorized or revoked it
 	flight       *flight            // nil: none under way
 	timer        *time.Timer
 	due          time.Time // when the timer's work is; zero: nothing to do
@@ -118,9 +129,12 @@ type Refresher struct {
 	suspect      bool      // the upstream refused current
 	peekAt       time.Time // no peek before
 	keeping      bool      // a goroutine stores the newest token
+	watching     bool      // a goroutine looks for what other nodes store
 	unsaved      bool      // the log says that a token could not be stored
 	heldAt       time.Time // when the log has said why nobody is asked
 	ended        bool
+
+	authorizing sync.WaitGroup // calls of Authorize and Revoke; mu is held to add one, unless ended
 }
 
 // New returns a refresher that does nothing until it is attached to an
@@ -152,12 +166,13 @@ func (r *Refresher) Attach(e *Environment) (detach func()) {
 	if e.Store != nil {
 		e.store = newPatientStore(e.Store)
 		r.options.Lineage.store.Store(e.store)
+		r.watch()
 	}
 	r.environments = append(r.environments, e)
 	switch {
 	case r.flight != nil:
 		r.launch()
-	case r.current.Load() == nil && (r.failure == nil || r.failure.Permanent && r.failure.StatusCode == 0):
+	case r.current.Load() == nil && (r.failure == nil || r.failure.Permanent && r.failure.StatusCode == 0 && !r.failure.AuthorizationRequired):
 		r.fly() // also where nobody was asked, for what was missing may be there
 	case e.store != nil && r.obtained != nil: // perhaps another one than before
 		r.keep()
@@ -208,7 +223,7 @@ func (r *Refresher) Current() *tokensource.Token {
 
 // wait is the way of those who find no valid token.
 func (r *Refresher) wait(ctx context.Context) (*tokensource.Token, error) {
-	for {
+	for looked := false; ; {
 		r.mu.Lock()
 		if t := r.Current(); t != nil {
 			r.mu.Unlock()
@@ -225,9 +240,17 @@ func (r *Refresher) wait(ctx context.Context) (*tokensource.Token, error) {
 		case done != nil:
 		case refused == nil:
 			f = r.fly()
+		case looked:
+			r.mu.Unlock()
+			return nil, refused
 		default:
-			if f = r.peek(); f == nil {
-				pause, short := r.shortPause()
+			if f = r.peek(); f != nil {
+				looked = r.failure.AuthorizationRequired
+			} else {
+				pause, short := r.lookPause()
+				if !short {
+					pause, short = r.shortPause()
+				}
 				r.mu.Unlock()
 				if short && sleep(ctx, pause) {
 					continue
@@ -269,11 +292,13 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // peekEvery is how often the storage is looked at for what another node has
-// obtained, while this one may not ask itself; and peekAgain how soon after it
-// did not answer.
+// obtained, while this one may not ask itself, and grantEvery for what a person
+// has authorized there: callers wait for that look. peekAgain is how soon after
+// it did not answer.
 const (
-	peekEvery = time.Second
-	peekAgain = time.Minute
+	peekEvery  = time.Second
+	grantEvery = 100 * time.Millisecond
+	peekAgain  = time.Minute
 )
 
 // peek begins a look at the storage, where a token is wanted that may not be
@@ -284,11 +309,25 @@ func (r *Refresher) peek() *flight {
 		return nil
 	}
 	r.peekAt = r.now().Add(peekEvery)
+	if r.failure != nil && r.failure.AuthorizationRequired {
+		r.peekAt = r.now().Add(grantEvery)
+	}
 	f := &flight{done: make(chan struct{}), look: true, due: r.due}
 	r.stopTimer()
 	r.flight = f
 	r.launch()
 	return f
+}
+
+// lookPause returns how long it is until the storage is looked at again for what a
+// person has authorized on another node. The caller holds mu.
+func (r *Refresher) lookPause() (pause time.Duration, short bool) {
+	if r.failure == nil || !r.failure.AuthorizationRequired {
+		return 0, false
+	}
+	e := r.environment()
+	pause = untilEither(r.peekAt, r.now())
+	return pause, pause <= grantEvery && e != nil && e.store != nil
 }
 
 // backingOff returns why no token request is made now, or nil. The caller
@@ -317,6 +356,9 @@ func (r *Refresher) Finish(grace time.Duration) {
 	f := r.flight
 	launched := f != nil && f.launched
 	r.mu.Unlock()
+	if !r.awaitAuthorizing(ctx) {
+		return
+	}
 	if launched {
 		select {
 		case <-f.done:
@@ -357,14 +399,15 @@ func (r *Refresher) Close(grace time.Duration) {
 		f = nil
 	}
 	r.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
 	if f != nil {
-		timer := time.NewTimer(grace)
-		defer timer.Stop()
 		select {
 		case <-f.done:
-		case <-timer.C:
+		case <-ctx.Done():
 		}
 	}
+	r.awaitAuthorizing(ctx)
 	r.end()
 }
 

@@ -50,6 +50,7 @@ type outcome struct {
 	adopted bool  // it was in the storage
 	unsaved error // why it could not be stored
 	held    bool  // nobody was asked, and that is looked at again each second
+	grants  int   // the Refresher's, when it had the turn
 
 	lifetime time.Duration // of the newest token, where there is no other
 }
@@ -57,9 +58,11 @@ type outcome struct {
 // renew obtains one token.
 func (r *Refresher) renew(e *Environment, look bool) (out outcome, err error) {
 	newest, err := r.takeTurn()
+	grants := r.countGrants()
 	if err != nil {
-		return outcome{}, err
+		return outcome{grants: grants}, err
 	}
+	defer func() { out.grants = grants }()
 	n := &renewal{r: r, e: e, look: look, state: newest, signs: new(signs)}
 	defer func() { r.options.Lineage.newest <- n.state }()
 	defer func() {
@@ -75,6 +78,12 @@ func (r *Refresher) renew(e *Environment, look bool) (out outcome, err error) {
 		n.leave()
 	}()
 	return n.run()
+}
+
+func (r *Refresher) countGrants() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.grants
 }
 
 // store is that of the newest configuration: the one with which a renewal has
@@ -217,6 +226,11 @@ func (n *renewal) begin() (outcome, error) {
 // is alive; else it is the one to begin with.
 func (n *renewal) adopt() (outcome, error) {
 	now := n.r.now()
+	if n.state.granted {
+		if err := n.r.keepIn(n.store(), &n.state); err != nil {
+			return outcome{}, err
+		}
+	}
 	record, err := n.store().load()
 	if err != nil {
 		return outcome{}, err
@@ -232,7 +246,7 @@ func (n *renewal) adopt() (outcome, error) {
 		return outcome{}, nil
 	case record == nil:
 		return outcome{}, nil
-	case record.Counter == n.state.counter && !n.isFirst():
+	case record.Counter == n.state.counter && !n.isBehind():
 		return outcome{}, nil
 	case record.Counter == n.state.counter:
 		since = time.Time{} // it was there when that was
@@ -240,6 +254,10 @@ func (n *renewal) adopt() (outcome, error) {
 		n.state.shared = n.state.shared || record.Shared || !since.IsZero()
 	}
 	n.state.take(record, onThisClock(record.Token, since, now))
+	if record.Token == nil {
+		n.r.forget(record.Counter)
+		return outcome{}, nil
+	}
 	if record.Foreign {
 		if !n.r.options.OneUse { // nor is its refresh token for us
 			n.state.token = n.bare()
@@ -252,12 +270,15 @@ func (n *renewal) adopt() (outcome, error) {
 	return outcome{token: n.state.token, counter: record.Counter, adopted: true}, nil
 }
 
-// isFirst says whether this refresher has no token yet. One of another
-// configuration may have left its own in the lineage.
-func (n *renewal) isFirst() bool {
+// isBehind says whether this refresher does not have the newest token of the
+// lineage. One of another configuration may have left its own there, or a person.
+func (n *renewal) isBehind() bool {
 	n.r.mu.Lock()
 	defer n.r.mu.Unlock()
-	return n.r.obtained == nil
+	if n.state.token == nil {
+		return false
+	}
+	return n.r.obtained == nil || n.r.obtained.AccessToken != n.state.token.AccessToken
 }
 
 // obtainAndSave obtains a token and stores it.
@@ -368,6 +389,9 @@ func (n *renewal) obtain(previous *tokensource.Token) (outcome, error) {
 // machine. Clocks differ; but a token that was not there when the storage was
 // looked at last is not older than that.
 func onThisClock(t *tokensource.Token, since, now time.Time) *tokensource.Token {
+	if t == nil {
+		return nil
+	}
 	age := now.Round(0).Sub(t.Issued.Round(0))
 	if !since.IsZero() {
 		if most := apart(now, since); age < 0 || age > most {

@@ -52,7 +52,7 @@ type Record struct {
 	// of different ones do not compare.
 	Origin string
 
-	// Token is what was obtained.
+	// Token is what was obtained; nil where it was revoked since.
 	Token *tokensource.Token
 
 	// Foreign is true where the token was obtained by other options than those

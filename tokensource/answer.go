@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 )
 
 const (
@@ -71,6 +72,9 @@ type answer struct {
 
 	// lifetime is 0 where the answer does not say, or nothing believable.
 	lifetime time.Duration
+
+	// scopes are nil where the answer does not say.
+	scopes []string
 }
 
 // read returns what resp says: a token or an error, never both. It does not
@@ -97,21 +101,10 @@ func (f *Response) read(resp *http.Response, now time.Time) (*answer, *Error) {
 }
 
 func (f *Response) interpret(resp *http.Response, clock time.Time) (*answer, *Error) {
-	if resp.StatusCode/100 == 3 {
-		return nil, &Error{Reason: redirect(resp.Header.Get("Location")), answered: true}
-	}
-	if resp.StatusCode/100 == 1 { // what follows a 101 is no answer, and knows no deadline
-		return nil, &Error{Reason: "this is no answer"}
-	}
-	body, reason := readBody(resp.Body)
-	if reason != "" {
-		return nil, &Error{Reason: reason}
-	}
 	// Only a success is a bare token; an error is an error in the usual forms.
-	bare := f.AccessToken == "." && isSuccess(resp.StatusCode)
-	doc, reason := parse(body, bare)
-	if reason != "" {
-		return nil, &Error{Reason: reason}
+	doc, failure := open(resp, f.AccessToken == "." && isSuccess(resp.StatusCode))
+	if failure != nil {
+		return nil, failure
 	}
 	token, reason := f.accessToken(doc)
 	refresh := refreshTokenOf(doc.value(f.RefreshToken, "refresh_token"))
@@ -126,8 +119,72 @@ func (f *Response) interpret(resp *http.Response, clock time.Time) (*answer, *Er
 		accessToken:  token,
 		refreshToken: refresh,
 		lifetime:     f.lifetime(doc, token, clock),
+		scopes:       scopesOf(doc.top.get("scope")),
 	}, nil
 }
+
+// open reads the document of any answer.
+func open(resp *http.Response, bare bool) (*document, *Error) {
+	if resp.StatusCode/100 == 3 {
+		return nil, &Error{Reason: redirect(resp.Header.Get("Location"), "the final URL as token_url"), answered: true}
+	}
+	if resp.StatusCode/100 == 1 { // what follows a 101 is no answer, and knows no deadline
+		return nil, &Error{Reason: "this is no answer"}
+	}
+	body, reason := readBody(resp.Body)
+	if reason != "" {
+		return nil, &Error{Reason: reason}
+	}
+	doc, reason := parse(body, bare)
+	if reason != "" {
+		return nil, &Error{Reason: reason}
+	}
+	return doc, nil
+}
+
+// document returns the document of an answer that is to hold no token, and is a
+// success.
+func (f *Response) document(resp *http.Response) (*document, *Error) {
+	doc, failure := open(resp, false)
+	if failure == nil {
+		if failure = f.refusal(doc, resp.StatusCode); failure == nil {
+			return doc, nil
+		}
+	}
+	failure.StatusCode = resp.StatusCode
+	failure.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
+	return nil, failure
+}
+
+// mostScopes and maxScope bound what is remembered of a provider's word.
+const (
+	mostScopes = 100
+	maxScope   = 200
+)
+
+// scopesOf reads what was granted: a text, separated by blanks (RFC 6749, section
+// 3.3) or commas, or a list.
+func scopesOf(value any) []string {
+	var found []string
+	switch value := value.(type) {
+	case string:
+		found = strings.FieldsFunc(value, func(r rune) bool { return r <= ' ' || r == ',' })
+		if strings.ContainsAny(value, "()") { // read(all),write(a,b)
+			found = strings.Fields(value)
+		}
+	case []any:
+		for _, one := range value {
+			found = append(found, text(one))
+		}
+	}
+	found = slices.DeleteFunc(found, func(scope string) bool {
+		return scope == "" || len(scope) > maxScope || strings.ContainsFunc(scope, isUnshowable)
+	})
+	return found[:min(len(found), mostScopes)]
+}
+
+// isUnshowable says whether a rune does something to a terminal.
+func isUnshowable(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }
 
 func isSuccess(status int) bool { return status/100 == 2 }
 
@@ -144,8 +201,8 @@ func readBody(r io.Reader) (body []byte, reason string) {
 
 // redirect names the host alone: the rest of a Location may hold a secret,
 // where the provider appends the query it was called with.
-func redirect(location string) string {
-	const advice = ", which is not followed; write the final URL as token_url"
+func redirect(location, instead string) string {
+	advice := ", which is not followed; write " + instead
 	target, err := url.Parse(location)
 	switch {
 	case err != nil || location == "" || target.Host == "" && target.Scheme != "":

@@ -14,8 +14,16 @@ func ClientAuthNames() []string {
 	return []string{"client_secret_basic", "client_secret_post", "client_secret_query", "none"}
 }
 
-func defaultClientAuth(c *Config) string {
-	if c.ClientSecret != "" && c.Grant != "custom" {
+// clientAuth returns the method that is written, or else that which discovery has
+// found, or the default.
+func (s *Source) clientAuth(found *tokenEndpoint) string {
+	c := &s.config
+	switch {
+	case c.ClientAuth != "":
+		return c.ClientAuth
+	case found != nil && found.ClientAuth != "":
+		return found.ClientAuth
+	case c.ClientSecret != "" && c.Grant != "custom":
 		return "client_secret_basic"
 	}
 	return "none"
@@ -33,9 +41,9 @@ func authStyle(clientAuth string) oauth2.AuthStyle {
 // them.
 func moveCredentials(req *http.Request, c *Config, set *settings, texts url.Values) {
 	switch {
-	case c.ClientAuth == "client_secret_basic" && c.RawBasic:
+	case set.clientAuth == "client_secret_basic" && c.RawBasic:
 		req.SetBasicAuth(set.clientID, set.clientSecret)
-	case c.ClientAuth == "client_secret_query":
+	case set.clientAuth == "client_secret_query":
 		query := url.Values{}
 		for _, name := range []string{"client_id", "client_secret"} {
 			if texts.Has(name) {

@@ -66,8 +66,8 @@ func TestWithASecretBasicIsTheDefaultAndWithoutOneNone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s.config.ClientAuth != test.want {
-			t.Errorf("%+v: %s, want %s", test.config, s.config.ClientAuth, test.want)
+		if got := s.clientAuth(nil); got != test.want {
+			t.Errorf("%+v: %s, want %s", test.config, got, test.want)
 		}
 	}
 }

@@ -23,7 +23,9 @@ type exchange struct {
 	config   *Config
 	grant    string
 	refresh  bool
-	permit   func() error // nil: nobody wants to know
+	bare     bool                        // the request has no grant_type
+	read     func(*http.Response) *Error // of an answer that holds no token; nil: it is to hold one
+	permit   func() error                // nil: nobody wants to know
 
 	// Written by RoundTrip, read when x/oauth2 has returned.
 	answered time.Time
@@ -53,7 +55,11 @@ func (x *exchange) RoundTrip(standard *http.Request) (*http.Response, error) {
 	}
 	defer resp.Body.Close()
 	x.answered = time.Now()
-	x.answer, x.problem = x.config.Response.read(resp, x.answered)
+	if x.read != nil {
+		x.problem = x.read(resp)
+	} else {
+		x.answer, x.problem = x.config.Response.read(resp, x.answered)
+	}
 	if x.problem != nil {
 		if err := req.Context().Err(); err != nil {
 			x.problem = nil // the answer was cut off, and is not to blame
@@ -81,6 +87,9 @@ func (x *exchange) rewrite(standard *http.Request) (*http.Request, error) {
 	}
 	if x.settings.placesRefreshToken {
 		texts.Del("refresh_token")
+	}
+	if x.bare {
+		texts.Del("grant_type")
 	}
 	p := &parameters{texts: texts, json: map[string]json.RawMessage{}}
 	p.apply(x.settings.params)

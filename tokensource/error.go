@@ -36,6 +36,10 @@ type Error struct {
 	// a secret resolves to another value. It may read files. Nil means never.
 	Changed func() bool
 
+	// AuthorizationRequired is true where only a person can help, who authorizes
+	// the source at its provider.
+	AuthorizationRequired bool
+
 	// RefreshTokenRefused is true where the provider does not take the refresh
 	// token of the previous token any more. It need not be sent again.
 	RefreshTokenRefused bool

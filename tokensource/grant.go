@@ -22,14 +22,18 @@ type Grant struct {
 	// refresh_request.
 	Refreshes bool
 
-	// values returns the parameters of the first token request. A grant that
-	// has none of its own begins with a refresh token.
+	// Person says that only a person can begin the grant: Obtain refreshes what
+	// was authorized, and begins nothing.
+	Person bool
+
+	// values returns the parameters of the token request that begins the grant. A
+	// grant that has none of its own begins with a refresh token.
 	values func(*settings) url.Values
 }
 
-// BeginsWithRefreshToken says that every request of the grant is a refresh
-// request.
-func (g Grant) BeginsWithRefreshToken() bool { return g.values == nil }
+// BeginsWithRefreshToken says that every token request of the grant is a
+// refresh request.
+func (g Grant) BeginsWithRefreshToken() bool { return g.values == nil && !g.Person }
 
 // grants is read by whoever checks, explains or sends: one entry a grant.
 var grants = map[string]Grant{
@@ -37,6 +41,8 @@ var grants = map[string]Grant{
 	"password":           password,
 	"refresh_token":      refreshToken,
 	"custom":             custom,
+	"authorization_code": authorizationCode,
+	"device_code":        deviceCode,
 }
 
 // GrantByName returns the grant of that name, and false if there is none.
@@ -52,6 +58,9 @@ func GrantNames() []string {
 
 // clientOptions identify the client at the token endpoint.
 var clientOptions = []string{"client_id", "client_secret", "client_auth"}
+
+// endpointOptions are where else the provider is spoken to.
+var endpointOptions = []string{"issuer", "revoke_url"}
 
 // scopeOptions limit what is asked for.
 var scopeOptions = []string{"scope", "scope_separator"}

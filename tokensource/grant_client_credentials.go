@@ -9,7 +9,7 @@ import (
 // asks for.
 var clientCredentials = Grant{
 	Needs:     []string{"client_id"},
-	Takes:     slices.Concat(clientOptions, scopeOptions),
+	Takes:     slices.Concat(clientOptions, endpointOptions, scopeOptions),
 	Refreshes: true,
 	values: func(s *settings) url.Values {
 		v := url.Values{"grant_type": {"client_credentials"}}

@@ -9,7 +9,7 @@ import (
 // password. Deprecated everywhere, and all that some providers have.
 var password = Grant{
 	Needs:     []string{"username", "password"},
-	Takes:     slices.Concat(clientOptions, scopeOptions),
+	Takes:     slices.Concat(clientOptions, endpointOptions, scopeOptions),
 	Refreshes: true,
 	values: func(s *settings) url.Values {
 		v := url.Values{

@@ -9,7 +9,7 @@ import (
 // obtained elsewhere. Every request of such a source is a refresh request.
 var refreshToken = Grant{
 	Needs:     []string{"refresh_token"},
-	Takes:     slices.Concat(clientOptions, scopeOptions),
+	Takes:     slices.Concat(clientOptions, endpointOptions, scopeOptions),
 	Refreshes: true,
 }
 

@@ -14,14 +14,14 @@ import (
 //
 // Of a grant that begins with a refresh token these are the token endpoint and
 // the client: the refresh token that was issued last is the only one that is
-// worth anything, whatever else is asked for. Of others it is all that is asked
-// for.
+// worth anything, whatever else is asked for; likewise of one that a person has
+// begun. Of others it is all that is asked for.
 func (s *Source) Identity() (string, error) {
 	a, err := s.asked()
 	if err != nil {
 		return "", err
 	}
-	if s.grant.BeginsWithRefreshToken() {
+	if s.grant.BeginsWithRefreshToken() || s.grant.Person {
 		return digest(a.client), nil
 	}
 	return digest(append(a.client, a.plain...)), nil
@@ -29,8 +29,12 @@ func (s *Source) Identity() (string, error) {
 
 // Takes says whether a token is one that this source could have obtained as it
 // is configured now: by the same parameters, read from the answer in the same way,
-// and by the same refresh token where one is configured.
+// and by the same refresh token where one is configured. What a person has
+// authorized stays authorized, whatever would be asked for now.
 func (s *Source) Takes(t *Token) bool {
+	if s.grant.Person {
+		return true
+	}
 	a, err := s.asked()
 	if err != nil || t.asked != a.digest() {
 		return false
@@ -55,7 +59,11 @@ func (a *asked) digest() string { return digest(slices.Concat(a.client, a.plain,
 func (s *Source) asked() (*asked, error) {
 	c := &s.config
 	e := &expansion{resolver: &resolver{lookup: c.Lookup}}
-	a := &asked{client: []string{c.Grant, withoutSecrets(e.text("token_url", c.TokenURL)), e.text("client_id", c.ClientID)}}
+	endpoint := e.text("token_url", c.TokenURL)
+	if endpoint == "" {
+		endpoint = e.text("issuer", c.Issuer)
+	}
+	a := &asked{client: []string{c.Grant, withoutSecrets(endpoint), e.text("client_id", c.ClientID)}}
 	a.plain = append(a.plain, e.text("username", c.Username))
 	for _, scope := range c.Scopes {
 		a.plain = append(a.plain, e.text("scope", scope))

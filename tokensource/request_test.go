@@ -398,6 +398,8 @@ func TestEveryGrantGoesWithEveryClientAuthenticationAndEncoding(t *testing.T) {
 		"password":           {"grant_type": {"password"}, "scope": {"a b"}, "username": {"u&ser"}, "password": {"pass word"}},
 		"refresh_token":      {"grant_type": {"refresh_token"}, "scope": {"a b"}, "refresh_token": {"first"}},
 		"custom":             {},
+		"authorization_code": {"grant_type": {"authorization_code"}, "code": {"PIN"}, "redirect_uri": {"https://here.example/cb"}},
+		"device_code":        {"grant_type": {deviceGrantType}, "device_code": {"device"}},
 	}
 	if got := GrantNames(); !slices.Equal(got, slices.Sorted(maps.Keys(own))) {
 		t.Fatalf("grants %q, the test knows %q", got, slices.Sorted(maps.Keys(own)))
@@ -417,7 +419,7 @@ func TestEveryGrantGoesWithEveryClientAuthenticationAndEncoding(t *testing.T) {
 				if auth == "none" {
 					c.ClientSecret = ""
 				}
-				token, failure := obtain(t, c, nil)
+				token, failure := begin(t, c)
 				must(t, token, failure)
 				got := p.arrived()
 				if count++; len(got) != count {
@@ -427,6 +429,26 @@ func TestEveryGrantGoesWithEveryClientAuthenticationAndEncoding(t *testing.T) {
 			}
 		}
 	}
+}
+
+// begin makes the request by which a grant begins.
+func begin(t *testing.T, c Config) (*Token, *Error) {
+	t.Helper()
+	s, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var token *Token
+	switch c.Grant {
+	case "authorization_code":
+		token, err = s.Exchange(t.Context(), &Authorization{RedirectURI: "https://here.example/cb"}, "PIN")
+	case "device_code":
+		token, err = s.ExchangeDevice(t.Context(), &DeviceAuthorization{DeviceCode: "device"})
+	default:
+		return obtain(t, c, nil)
+	}
+	failure, _ := err.(*Error)
+	return token, failure
 }
 
 // checkPlaces takes over the parameters that the grant itself asks with.

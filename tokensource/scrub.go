@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 )
 
@@ -98,7 +97,7 @@ func (s *scrubber) oneLine(text string) string {
 		return ""
 	}
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) {
+		if isUnshowable(r) {
 			return ' '
 		}
 		return r

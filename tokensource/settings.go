@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
@@ -22,6 +23,10 @@ type settings struct {
 	seed                   string // of refreshToken; see descent
 	scopes                 []string
 	scopeSeparator         string
+	authorizeURL           string
+	redirectURI            string
+	authorizeParams        []Param
+	clientAuth             string
 	request                Request
 	params                 []Param // of every request, then of this one
 	placesRefreshToken     bool
@@ -29,10 +34,22 @@ type settings struct {
 	digest                 string // of what the placeholders stood for, to see a change
 }
 
-// resolve expands every template of the configuration for one request.
-func (s *Source) resolve(refresh bool, current descent) (*settings, error) {
+// purpose is what a request to the provider is for.
+type purpose int
+
+const (
+	forToken      purpose = iota // to begin a grant
+	forRefresh                   // to go on with it
+	forDevice                    // to have a person begin it (RFC 8628, section 3.1)
+	forRevocation                // to end it (RFC 7009)
+)
+
+// resolve expands every template of the configuration for one request. What is
+// not written there was found by discovery.
+func (s *Source) resolve(why purpose, current descent, found *tokenEndpoint) (*settings, error) {
 	c := &s.config
-	set := &settings{scopeSeparator: c.ScopeSeparator, refreshToken: current.token, seed: current.seed}
+	refresh := why == forRefresh
+	set := &settings{scopeSeparator: c.ScopeSeparator, refreshToken: current.token, seed: current.seed, clientAuth: s.clientAuth(found)}
 	r := &resolver{lookup: c.Lookup}
 	e := &expansion{resolver: r}
 
@@ -50,9 +67,18 @@ func (s *Source) resolve(refresh bool, current descent) (*settings, error) {
 	for _, scope := range c.Scopes {
 		set.scopes = append(set.scopes, e.text("scope", scope))
 	}
+	set.authorizeURL = e.text("authorize_url", c.AuthorizeURL)
+	set.redirectURI = e.text("redirect_uri", c.RedirectURI)
+	set.authorizeParams = e.params(c.AuthorizeParams, false)
 	set.params = e.params(c.Params, c.Grant == "custom")
 
 	set.request = c.TokenRequest.Inherit(Request{})
+	if why == forDevice || why == forRevocation {
+		set.request = Request{Method: http.MethodPost, Encoding: "form", Header: c.TokenRequest.Header}
+	}
+	if why == forRevocation {
+		set.params = nil
+	}
 	if refresh {
 		r.refreshToken = set.refreshToken
 		if c.RefreshRequest != nil {
@@ -63,14 +89,25 @@ func (s *Source) resolve(refresh bool, current descent) (*settings, error) {
 		}
 	}
 	set.request = e.request(set.request, c.Grant == "custom")
-	option := "refresh_request url"
-	set.url = set.request.URL
-	if set.url == "" {
-		option = "token_url"
-		set.url = e.text("token_url", c.TokenURL)
+	var option string
+	switch {
+	case why == forDevice:
+		option, set.url = "device_url", e.text("device_url", c.DeviceURL)
+	case why == forRevocation:
+		option, set.url = "revoke_url", e.text("revoke_url", c.RevokeURL)
+	case set.request.URL != "":
+		option, set.url = "refresh_request url", set.request.URL
+	default:
+		option, set.url = "token_url", e.text("token_url", c.TokenURL)
+	}
+	if set.url == "" && found != nil {
+		set.url = found.URL
 	}
 	if e.err != nil {
 		return nil, e.err
+	}
+	if set.url == "" {
+		return nil, fmt.Errorf("%s: neither the configuration nor the issuer's metadata have it", option)
 	}
 	if err := CheckURL(set.url, c.InsecureHTTP); err != nil {
 		return nil, fmt.Errorf("%s: %w", option, err)

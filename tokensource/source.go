@@ -2,11 +2,12 @@
 //
 // A [Source] is one grant (RFC 6749) together with its provider's dialect:
 // everything in which that provider deviates from the RFC. It sends one token
-// request when it is asked and reads the answer leniently. It keeps nothing,
-// caches nothing and starts no goroutine; see package refresher for that.
+// request when it is asked and reads the answer leniently. It keeps no token and
+// starts no goroutine; see package refresher for that.
 //
-// A grant is a file grant_NAME.go that says which parameters are sent.
-// settings.go resolves the secrets, dialect.go sends it all as the provider
+// A grant is a file grant_NAME.go that says which parameters are sent, and how a
+// person begins it where that takes one. discovery.go fetches what a provider
+// publishes of itself, and revocation.go gives tokens back. settings.go resolves the secrets, dialect.go sends it all as the provider
 // wants it, answer.go reads what comes back, and scrub.go takes the secrets
 // out of what the provider says. No quirk of a provider is more than data in a
 // [Config].
@@ -16,6 +17,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -31,6 +34,29 @@ type Config struct {
 
 	// TokenURL is the token endpoint (RFC 6749, section 3.2).
 	TokenURL string
+
+	// Issuer is whose metadata say what is not written here (RFC 8414, OpenID
+	// Connect Discovery). They are fetched when they are needed.
+	Issuer string
+
+	// AuthorizeURL, DeviceURL and RevokeURL are the endpoints of RFC 6749, section
+	// 3.1, RFC 8628, section 3.1, and RFC 7009.
+	AuthorizeURL, DeviceURL, RevokeURL string
+
+	// RedirectURI is where the provider sends the person's browser with the code.
+	// Empty: it shows the code itself.
+	RedirectURI string
+
+	// AuthorizeParams are further parameters of the authorization URL.
+	AuthorizeParams []Param
+
+	// PKCE is "off" where the provider can do none. Empty: S256.
+	PKCE string
+
+	// CodeField says which field of a pasted text is the code, counted from 1, and
+	// CodeSeparator what stands between fields. 0: the text is the code.
+	CodeField     int
+	CodeSeparator string
 
 	// ClientID and ClientSecret identify the client.
 	ClientID, ClientSecret string
@@ -91,6 +117,9 @@ const DefaultTimeout = 10 * time.Second
 type Source struct {
 	config Config
 	grant  Grant
+
+	metadata atomic.Pointer[metadata] // fetched last; nil: none, or not to be relied on
+	doubtful atomic.Bool              // what was found before is to be looked for again
 }
 
 // New returns a source for a valid configuration; see Config's fields and
@@ -102,9 +131,6 @@ func New(config Config) (*Source, error) {
 	}
 	if config.ScopeSeparator == "" {
 		config.ScopeSeparator = " "
-	}
-	if config.ClientAuth == "" {
-		config.ClientAuth = defaultClientAuth(&config)
 	}
 	if config.Timeout == 0 {
 		config.Timeout = DefaultTimeout
@@ -132,22 +158,42 @@ func (s *Source) Obtain(ctx context.Context, previous *Token) (*Token, error) {
 		return nil, err
 	}
 	if s.grant.BeginsWithRefreshToken() {
-		return s.outcome(s.send(ctx, true, current, previous))
+		return s.outcome(s.send(ctx, forRefresh, current, previous))
+	}
+	if s.grant.Person {
+		return s.outcome(s.goOn(ctx, current, previous))
 	}
 	spent := false
 	if current.token != "" && s.refreshes() {
-		token, err := s.send(ctx, true, current, previous)
+		token, err := s.send(ctx, forRefresh, current, previous)
 		if err == nil || !refused(err) {
 			return s.outcome(token, err)
 		}
 		spent = true
 		previous = previous.WithoutRefreshToken()
 	}
-	token, err := s.send(ctx, false, current, previous)
+	token, err := s.send(ctx, forToken, current, previous)
 	if err != nil {
 		err.RefreshTokenRefused = spent
 	}
 	return s.outcome(token, err)
+}
+
+// goOn renews what a person has authorized, for as long as the provider wants.
+func (s *Source) goOn(ctx context.Context, current descent, previous *Token) (*Token, *Error) {
+	if current.token == "" {
+		return nil, &Error{
+			Code:                  "authorization_required",
+			Reason:                "a person must authorize this source",
+			Permanent:             true,
+			AuthorizationRequired: true,
+		}
+	}
+	token, err := s.send(ctx, forRefresh, current, previous)
+	if err != nil && err.Code == "invalid_grant" && err.Permanent {
+		err.AuthorizationRequired = true
+	}
+	return token, err
 }
 
 // outcome keeps a nil *Error from becoming an error that is not nil.
@@ -220,41 +266,103 @@ func refused(e *Error) bool {
 // lock an account.
 const loginRetry = 10 * time.Minute
 
-// send makes one token request.
-func (s *Source) send(ctx context.Context, refresh bool, current descent, previous *Token) (*Token, *Error) {
+// send makes one token request by which a grant begins, or goes on.
+func (s *Source) send(ctx context.Context, why purpose, current descent, previous *Token) (*Token, *Error) {
+	return s.request(ctx, &call{purpose: why, current: current, previous: previous})
+}
+
+// call is one request to the provider.
+type call struct {
+	purpose  purpose
+	current  descent
+	previous *Token // never nil
+
+	// values are its parameters where the grant by itself has others, or none.
+	values url.Values
+
+	// url is the endpoint, of a purpose other than a token, where discovery found it.
+	url string
+
+	// secrets are those of its parameters.
+	secrets []string
+
+	// read reads an answer that is to hold no token; nil: it is to hold one.
+	read func(*http.Response) *Error
+}
+
+// request sends one request, and returns the token where it was for one.
+func (s *Source) request(ctx context.Context, a *call) (*Token, *Error) {
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
-	set, err := s.resolve(refresh, current)
-	if err != nil {
-		return nil, &Error{Reason: err.Error(), Permanent: true, Changed: s.changed(refresh, current, "")}
+	found, problem := s.found(ctx, a)
+	if problem != nil {
+		return nil, problem
 	}
-	set.secrets = append(set.secrets, previous.AccessToken)
-	exchange := &exchange{settings: set, config: &s.config, grant: s.config.Grant, refresh: refresh, permit: permitOf(ctx)}
+	set, err := s.resolve(a.purpose, a.current, found)
+	if err != nil {
+		s.missed(found)
+		return nil, &Error{Reason: err.Error(), Permanent: true, Changed: s.changed(a, found, "")}
+	}
+	previous := a.previous
+	set.secrets = append(append(set.secrets, a.secrets...), previous.AccessToken)
+	exchange := &exchange{
+		settings: set, config: &s.config, grant: s.config.Grant, refresh: a.purpose == forRefresh,
+		bare: a.purpose == forDevice || a.purpose == forRevocation, read: a.read, permit: permitOf(ctx),
+	}
 	conf := clientcredentials.Config{
 		ClientID:       set.clientID,
 		ClientSecret:   set.clientSecret,
 		TokenURL:       set.url,
-		AuthStyle:      authStyle(s.config.ClientAuth),
-		EndpointParams: s.values(set, refresh),
+		AuthStyle:      authStyle(set.clientAuth),
+		EndpointParams: s.values(set, a),
 	}
 	client := &http.Client{Transport: exchange}
 	_, failed := conf.Token(context.WithValue(ctx, oauth2.HTTPClient, client))
 	answer, problem := exchange.result(failed)
 	if problem != nil {
+		s.doubt(problem)
 		login := s.judge(problem)
 		set.secrets = append(set.secrets, problem.issued...)
 		set.scrubber().error(problem)
 		problem.issued = nil
 		if problem.Permanent || login {
-			problem.Changed = s.changed(refresh, current, set.digest)
+			problem.Changed = s.changed(a, found, set.digest)
 		}
 		return nil, problem
 	}
-	return s.token(exchange, answer, set, previous), nil
+	if a.read != nil {
+		return nil, nil
+	}
+	token := s.token(exchange, answer, set, previous)
+	token.found = found
+	return token, nil
 }
 
-func (s *Source) values(set *settings, refresh bool) map[string][]string {
-	if refresh && s.config.Grant != "custom" {
+// found returns what discovery has to say of where a request goes, and how.
+func (s *Source) found(ctx context.Context, a *call) (*tokenEndpoint, *Error) {
+	if a.purpose != forDevice {
+		found, problem := s.discoverToken(ctx, a.previous)
+		if problem == nil && a.purpose == forRevocation {
+			found = &tokenEndpoint{URL: a.url, ClientAuth: s.clientAuth(found)}
+		}
+		return found, problem
+	}
+	m, problem := s.discover(ctx)
+	if m == nil {
+		return nil, problem
+	}
+	return &tokenEndpoint{URL: m.DeviceAuthorizationEndpoint, ClientAuth: s.tokenEndpointOf(m).ClientAuth}, nil
+}
+
+func (s *Source) values(set *settings, a *call) map[string][]string {
+	switch {
+	case a.values != nil:
+		return a.values
+	case a.purpose == forDevice:
+		v := url.Values{}
+		setScope(v, set)
+		return v
+	case a.purpose == forRefresh && s.config.Grant != "custom":
 		return refreshValues(set, s.config.Grant, set.refreshToken)
 	}
 	return s.grant.values(set)
@@ -272,7 +380,14 @@ func (s *Source) token(x *exchange, a *answer, set *settings, previous *Token) *
 		Lifetime:     a.lifetime,
 		asked:        asked,
 		template:     seedOf(s.config.RefreshToken),
+		Scopes:       a.scopes,
 		descents:     previous.descents,
+	}
+	if t.Scopes == nil { // RFC 6749, section 5.1: it is what was asked for, or what it was before
+		t.Scopes = previous.Scopes
+		if !x.refresh {
+			t.Scopes = set.scopes
+		}
 	}
 	if t.RefreshToken == "" && x.refresh {
 		t.RefreshToken = set.refreshToken // RFC 6749, section 6: the old one stays
@@ -310,9 +425,31 @@ func (s *Source) judge(e *Error) bool {
 
 // changed returns what Error.Changed asks: whether the same request would say
 // something else now.
-func (s *Source) changed(refresh bool, current descent, digest string) func() bool {
+func (s *Source) changed(a *call, found *tokenEndpoint, digest string) func() bool {
 	return func() bool {
-		set, err := s.resolve(refresh, current)
+		set, err := s.resolve(a.purpose, a.current, found)
 		return err == nil && set.digest != digest
 	}
+}
+
+// Ready says what keeps a token request from being sent, as far as that can be told
+// without one: secrets that cannot be read, or metadata that cannot be had. The
+// error is an *Error.
+func (s *Source) Ready(ctx context.Context) error {
+	why := forToken
+	switch s.config.Grant {
+	case "authorization_code":
+		_, err := s.Authorize(ctx, "")
+		return err
+	case "device_code":
+		why = forDevice
+	}
+	found, problem := s.found(ctx, &call{purpose: why, previous: new(Token)})
+	if problem != nil {
+		return problem
+	}
+	if _, err := s.resolve(why, descent{}, found); err != nil {
+		return &Error{Reason: err.Error(), Permanent: true}
+	}
+	return nil
 }

@@ -14,6 +14,8 @@ type stored struct {
 	Issued       time.Time       `json:"issued"`
 	Lifetime     time.Duration   `json:"lifetime,omitempty"`
 	Said         bool            `json:"lifetime_said,omitempty"`
+	Scopes       []string        `json:"scopes,omitempty"`
+	Found        *tokenEndpoint  `json:"token_endpoint,omitempty"`
 	Asked        string          `json:"asked,omitempty"`
 	Template     string          `json:"template,omitempty"`
 	Descents     []storedDescent `json:"descents,omitempty"`
@@ -33,6 +35,8 @@ func (t *Token) Encode() ([]byte, error) {
 		Issued:       t.Issued.Round(0),
 		Lifetime:     t.Lifetime,
 		Said:         t.said,
+		Scopes:       t.Scopes,
+		Found:        t.found,
 		Asked:        t.asked,
 		Template:     t.template,
 	}
@@ -57,6 +61,8 @@ func Decode(text []byte) (*Token, error) {
 		Issued:       in.Issued,
 		Lifetime:     in.Lifetime,
 		said:         in.Said,
+		Scopes:       in.Scopes,
+		found:        in.Found,
 		asked:        in.Asked,
 		template:     in.Template,
 	}

@@ -21,6 +21,9 @@ type Token struct {
 	// the token is used until it is refused.
 	Lifetime time.Duration
 
+	// Scopes are what the provider has granted, where it has said so.
+	Scopes []string
+
 	// said is true where the provider has said the lifetime.
 	said bool
 
@@ -30,6 +33,10 @@ type Token struct {
 	// template is a digest of the option refresh_token of the source that
 	// obtained it.
 	template string
+
+	// found is what discovery told of the token endpoint, so that a renewal in
+	// another process needs none; nil where none was needed.
+	found *tokenEndpoint
 
 	// descents are by which configured refresh token this one and those before
 	// it came, the newest last.

@@ -36,6 +36,20 @@ func CheckURL(text string, insecure bool) error {
 	return nil
 }
 
+// CheckIssuer says what is wrong with an issuer's identifier (RFC 8414, section 2).
+func CheckIssuer(text string, insecure bool) error {
+	if err := CheckURL(text, insecure); err != nil {
+		return err
+	}
+	if strings.Contains(text, "?") {
+		return errors.New("an issuer has no query (?…)")
+	}
+	if strings.Contains(text, "/.well-known/") {
+		return errors.New("an issuer is written without /.well-known/…, which is appended by itself")
+	}
+	return nil
+}
+
 func cannotStandInURL(r rune) bool {
 	return r <= ' ' || r == 0x7f || strings.ContainsRune("\"<>\\^`{|}", r)
 }
