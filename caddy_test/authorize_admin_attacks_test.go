@@ -6,6 +6,9 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/caddytoken/inject-token/caddy_test/internal/provider"
 )
 
 // TestAPageOfAnotherSiteCannotUseTheAdminAPI sends what a browser sends for a
@@ -55,6 +58,11 @@ func TestAPageOfAnotherSiteCannotUseTheAdminAPI(t *testing.T) {
 			}
 		}
 	}
+	for _, fields := range [][]string{{"Origin", "https://evil.example.org"}, {"Host", "evil.example.org"}, {"Sec-Fetch-Site", "cross-site"}} {
+		if got := a.admin(http.MethodDelete, "/token_sources/crm/authorizations/"+begun.ID, "", fields...); got.status != http.StatusForbidden {
+			t.Errorf("cancelled with %v: %d %s", fields, got.status, got.body)
+		}
+	}
 	a.assertAsked("after all this", 1)
 	if n := len(a.p.Revocations()); n != 0 {
 		t.Errorf("%d tokens were revoked", n)
@@ -86,7 +94,7 @@ func TestActionsOfTheAdminAPIAreNoGET(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"/token_sources/", "/token_sources/crm", "/token_sources/crm/authorizations/" + begun.ID} {
-		for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodDelete} {
+		for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodPatch} {
 			got := a.admin(method, path, "")
 			if got.status != http.StatusMethodNotAllowed || !strings.Contains(got.header.Get("Allow"), http.MethodGet) {
 				t.Errorf("%s %s: %d, Allow %q", method, path, got.status, got.header.Get("Allow"))
@@ -192,4 +200,65 @@ func TestNoAnswerOfTheAdminAPIHoldsASecret(t *testing.T) {
 		}
 	}
 	a.assertNeedsPerson("after a revocation")
+}
+
+// TestACancelledAuthorizationTakesNoAnswer cancels one that is pending, one whose
+// code is at the provider, and one by device.
+func TestACancelledAuthorizationTakesNoAnswer(t *testing.T) {
+	t.Parallel()
+	t.Run("pending", func(t *testing.T) {
+		t.Parallel()
+		a := newConsent(t, nil).start()
+		begun := a.begin()
+		landing := a.agree(begun)
+		if got := a.cancel(begun); got.status != http.StatusOK {
+			t.Fatalf("cancelled: %d %s", got.status, got.body)
+		}
+		a.assertPage(a.land(landing), http.StatusBadRequest)
+		if got, _ := a.complete(begun.ID, landing); got.status != http.StatusConflict {
+			t.Errorf("pasted: %d %s", got.status, got.body)
+		}
+		a.cancel(begun)
+		a.assertAsked("after it was cancelled", 0)
+		a.assertNeedsPerson("after it was cancelled")
+	})
+	t.Run("while the provider thinks", func(t *testing.T) {
+		t.Parallel()
+		h := newHeld()
+		a := newConsent(t, func(k *provider.Knobs) { k.Intercept = h.intercept }).start()
+		begun := a.begin()
+		landing := a.agree(begun)
+		landed := make(chan answered)
+		go func() { landed <- a.land(landing) }()
+		h.await(t)
+		if got := a.cancel(begun); got.status != http.StatusConflict {
+			t.Errorf("cancelled: %d %s", got.status, got.body)
+		}
+		close(h.release)
+		a.assertLanded(<-landed)
+		a.assertServes("in the end")
+	})
+	t.Run("a device", func(t *testing.T) {
+		t.Parallel()
+		a := newConsent(t, nil)
+		a.grant = "device_code"
+		a.start()
+		begun := a.begin()
+		a.c.Eventually(20*time.Second, "it polls", a.asked(1))
+		if got := a.cancel(begun); got.status != http.StatusOK {
+			t.Fatalf("cancelled: %d %s", got.status, got.body)
+		}
+		time.Sleep(1500 * time.Millisecond) // a poll may have been on its way
+		asked := a.p.Count()
+		a.p.Approve(begun.UserCode)
+		time.Sleep(4 * time.Second)
+		a.assertAsked("after it was cancelled", asked)
+		a.assertNeedsPerson("after it was cancelled")
+	})
+}
+
+// cancel ends an authorization at the admin API.
+func (a *consent) cancel(begun consentRequest) answered {
+	a.t.Helper()
+	return a.admin(http.MethodDelete, "/token_sources/crm/authorizations/"+begun.ID, "")
 }
