@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/caddytoken/inject-token/tokensource"
@@ -37,8 +36,39 @@ type authorizationSecret struct {
 
 var authorizationID = regexp.MustCompile(`^[0-9a-f]{16}$`)
 
-// storagePatience bounds what one request asks of the storage.
+// storagePatience bounds what one request asks of the storage. Its lock is polled
+// once a second.
 const storagePatience = 5 * time.Second
+
+var errStorageHangs = errors.New("the storage does not answer")
+
+// patiently calls access and waits for it, but not for long: not every storage
+// heeds its context. Whoever has sent the request may leave meanwhile.
+func patiently[T any](ctx context.Context, access func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storagePatience)
+	type outcome struct {
+		value T
+		err   error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		defer cancel()
+		value, err := access(ctx)
+		done <- outcome{value, err}
+	}()
+	select {
+	case o := <-done:
+		return o.value, o.err
+	case <-ctx.Done():
+	}
+	select {
+	case o := <-done: // at the same time
+		return o.value, o.err
+	default:
+		var none T
+		return none, errStorageHangs
+	}
+}
 
 func authorizationKey(dir, id string) string { return path.Join(dir, "authorization-"+id+".json") }
 
@@ -73,9 +103,10 @@ func (s *store) saveAuthorization(ctx context.Context, a *authorization) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, storagePatience)
-	defer cancel()
-	return quietStorage(s.storage.Store(ctx, key, text))
+	_, err = patiently(ctx, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, quietStorage(s.storage.Store(ctx, key, text))
+	})
+	return err
 }
 
 var errNoAuthorization = errors.New("there is no such authorization: none has been begun here, or it was forgotten meanwhile")
@@ -90,10 +121,8 @@ func (s *store) loadAuthorization(ctx context.Context, id string) (*authorizatio
 	if !authorizationID.MatchString(id) {
 		return nil, errNoAuthorization
 	}
-	ctx, cancel := context.WithTimeout(ctx, storagePatience)
-	defer cancel()
 	key := authorizationKey(dir, id)
-	text, err := s.storage.Load(ctx, key)
+	text, err := patiently(ctx, func(ctx context.Context) ([]byte, error) { return s.storage.Load(ctx, key) })
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errNoAuthorization
 	}
@@ -138,9 +167,7 @@ func (s *store) authorizations(ctx context.Context) ([]*authorization, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, storagePatience)
-	defer cancel()
-	keys, err := s.storage.List(ctx, dir, false)
+	keys, err := patiently(ctx, func(ctx context.Context) ([]string, error) { return s.storage.List(ctx, dir, false) })
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -183,35 +210,42 @@ func (s *store) makeRoom(ctx context.Context) error {
 	return nil
 }
 
-// changing is held while an authorization is read and written again in this
+// changing holds one while an authorization is read and written again in this
 // process: the storage's lock, which does that between processes, is polled once a
 // second.
-var changing sync.Mutex
+var changing = make(chan struct{}, 1)
 
 // changeAuthorization changes one that is stored, while nobody else does.
 func (s *store) changeAuthorization(ctx context.Context, id string, change func(*authorization) error) (*authorization, error) {
 	if _, err := s.loadAuthorization(ctx, id); err != nil { // where there is none, nothing is written
 		return nil, err
 	}
-	changing.Lock()
-	defer changing.Unlock()
 	name, err := s.lockName()
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, storagePatience)
-	defer cancel()
 	name += "_authorization_" + id
-	if err := s.storage.Lock(ctx, name); err != nil {
-		return nil, quietStorage(err)
-	}
-	defer func() { _ = s.storage.Unlock(context.WithoutCancel(ctx), name) }()
-	a, err := s.loadAuthorization(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	if err := change(a); err != nil {
-		return a, err
-	}
-	return a, s.saveAuthorization(ctx, a)
+	return patiently(ctx, func(ctx context.Context) (*authorization, error) {
+		select {
+		case changing <- struct{}{}:
+			defer func() { <-changing }()
+		case <-ctx.Done():
+			return nil, errStorageHangs
+		}
+		if err := s.storage.Lock(ctx, name); err != nil {
+			return nil, quietStorage(err)
+		}
+		defer func() { _ = s.storage.Unlock(context.WithoutCancel(ctx), name) }()
+		a, err := s.loadAuthorization(ctx, id)
+		switch {
+		case err != nil:
+			return nil, err
+		case ctx.Err() != nil: // nobody waits for it any more
+			return nil, errStorageHangs
+		}
+		if err := change(a); err != nil {
+			return nil, err
+		}
+		return a, s.saveAuthorization(ctx, a)
+	})
 }

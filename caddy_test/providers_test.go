@@ -29,14 +29,14 @@ type recipe struct {
 
 var recipes = []recipe{
 	{
-		name: "affinitylive", heading: "### AffinityLive", dialect: provider.AffinityLive, hosts: "https://hq.affinitylive.example",
+		name: "affinitylive", heading: "### AffinityLive, with a refresh token", dialect: provider.AffinityLive, hosts: "https://hq.affinitylive.example",
 		renewedBy: "refresh_token",
 		lifetime:  6 * time.Second, rotate: true,
 		replace: []string{"34ad67fa2f@hq.affinitylive.example", provider.ClientID},
 		wrong:   "affinitylive", code: "invalid_client",
 	},
 	{
-		name: "affinitylive by query", heading: "### AffinityLive", dialect: provider.AffinityLive, hosts: "https://hq.affinitylive.example",
+		name: "affinitylive by query", heading: "### AffinityLive, with a refresh token", dialect: provider.AffinityLive, hosts: "https://hq.affinitylive.example",
 		renewedBy: "refresh_token",
 		lifetime:  6 * time.Second, rotate: true,
 		replace: []string{

@@ -114,7 +114,12 @@ func (r *Refresher) forget(counter uint64) {
 func (r *Refresher) outside(do func(ctx context.Context, turn func() (*renewal, error)) error) (err error) {
 	r.mu.Lock()
 	e := r.environment()
-	if r.ended || e == nil {
+	select {
+	case <-r.finishing:
+		e = nil
+	default:
+	}
+	if e == nil {
 		r.mu.Unlock()
 		return errEnded
 	}
@@ -135,10 +140,7 @@ func (r *Refresher) outside(do func(ctx context.Context, turn func() (*renewal, 
 		}
 	}()
 	return do(ctx, func() (*renewal, error) {
-		newest, err := r.takeTurn()
-		if err != nil {
-			newest, err = r.takeTurn() // what a person has done is worth it
-		}
+		newest, err := r.takeTurn(nil) // what a person has done is worth it, also at the end
 		if err != nil {
 			return nil, err
 		}

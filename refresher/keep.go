@@ -41,7 +41,7 @@ func (r *Refresher) keep() {
 // keepNow returns whether there is nothing left to store, and if there is,
 // whether other nodes wait for it.
 func (r *Refresher) keepNow() (kept, awaited bool) {
-	newest, err := r.takeTurn()
+	newest, err := r.takeTurn(r.closed)
 	if err != nil {
 		return err == error(errEnded), true
 	}

@@ -98,7 +98,8 @@ type Refresher struct {
 	end     context.CancelFunc
 	closed  chan struct{} // when Close begins
 
-	// finishing is closed when no refresh token may be spent any more.
+	// finishing is closed when no refresh token may be spent any more, nor a code.
+	// To close it, mu is held.
 	finishing chan struct{}
 	finish    func()
 	now       func() time.Time
@@ -134,7 +135,7 @@ type Refresher struct {
 	heldAt       time.Time // when the log has said why nobody is asked
 	ended        bool
 
-	authorizing sync.WaitGroup // calls of Authorize and Revoke; mu is held to add one, unless ended
+	authorizing sync.WaitGroup // calls of Authorize and Revoke; mu is held to add one, unless finishing
 }
 
 // New returns a refresher that does nothing until it is attached to an
@@ -349,10 +350,10 @@ func (r *Refresher) backingOff() *Unavailable {
 // a token request that is under way is waited for, up to grace, and what could
 // not be stored is stored if it can be. No refresh token is spent any more.
 func (r *Refresher) Finish(grace time.Duration) {
-	r.finish()
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	r.mu.Lock()
+	r.finish()
 	f := r.flight
 	launched := f != nil && f.launched
 	r.mu.Unlock()

@@ -57,7 +57,7 @@ type outcome struct {
 
 // renew obtains one token.
 func (r *Refresher) renew(e *Environment, look bool) (out outcome, err error) {
-	newest, err := r.takeTurn()
+	newest, err := r.takeTurn(r.closed)
 	grants := r.countGrants()
 	if err != nil {
 		return outcome{grants: grants}, err
@@ -101,7 +101,7 @@ func (n *renewal) store() *patientStore {
 }
 
 // takeTurn waits for the newest token of the lineage, which is to be given back.
-func (r *Refresher) takeTurn() (newest state, err error) {
+func (r *Refresher) takeTurn(closed <-chan struct{}) (newest state, err error) {
 	select {
 	case newest = <-r.options.Lineage.newest:
 		return newest, nil
@@ -112,7 +112,7 @@ func (r *Refresher) takeTurn() (newest state, err error) {
 	select {
 	case newest = <-r.options.Lineage.newest:
 		return newest, nil
-	case <-r.closed:
+	case <-closed:
 		return state{}, errEnded
 	case <-timer.C:
 		return state{}, &tokensource.Error{Reason: "a token request of another configuration of this source has not ended"}
