@@ -129,6 +129,9 @@ func answerAdmin(w http.ResponseWriter, r *http.Request) (any, error) {
 		return nil, &problem{http.StatusNotFound, "there is nothing here; a source has refresh, revoke, authorize, complete and authorizations/ID"}
 	}
 	if r.Method == http.MethodDelete {
+		if err := needMethod(w, r, http.MethodDelete); err != nil {
+			return nil, err
+		}
 		return s.cancel(r.Context(), id)
 	}
 	if err := needMethod(w, r, http.MethodGet); err != nil {

@@ -161,7 +161,7 @@ func (s *runningSource) finish(ctx context.Context, id string, answer tokensourc
 	status := http.StatusBadGateway
 	if err := a.code.Check(answer); err != nil {
 		failure, _ = errors.AsType[*tokensource.Error](err)
-		if answer.Error == "" { // the provider has said nothing against it
+		if failure.Permanent { // it is not the provider who says so
 			status = http.StatusBadRequest
 		}
 	} else {

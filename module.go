@@ -5,8 +5,15 @@
 // The app token_sources (app.go, source.go) holds what a user configures: one
 // token source for each grant at a provider. Package tokensource obtains a
 // token for it, package refresher keeps that token fresh, storage.go keeps it in
-// Caddy's storage, for the next process and for other nodes, and pool.go lets
-// the refresher of an unchanged source live through a reload.
+// Caddy's storage, for the next process and for other nodes, pool.go lets the
+// refresher of an unchanged source live through a reload, and running.go knows the
+// sources at work.
+//
+// Where a person must say yes first, authorize.go goes through that:
+// authorization.go is one that was begun, callback.go the page token_callback on
+// which the browser lands. Operators see and do what status.go and admin.go let
+// them, over the admin API or by the commands of command.go; advice.go tells them
+// what an error means.
 //
 // The transport http.reverse_proxy.transport.inject_token (transport.go) puts
 // the token on a copy of the request that nothing but the upstream ever sees
