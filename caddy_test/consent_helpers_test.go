@@ -241,6 +241,7 @@ func (a *consent) admin(method, path, body string, fields ...string) answered {
 	if err != nil {
 		a.t.Fatal(err)
 	}
+	req.Close = true // a reload replaces the admin API's server
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -508,4 +509,9 @@ func compact(text string) string {
 		return text
 	}
 	return out.String()
+}
+
+// intercept has token requests answered by somebody else; nil ends it.
+func (a *consent) intercept(by func(w http.ResponseWriter, r *http.Request, n int) bool) {
+	a.p.Set(func(k *provider.Knobs) { k.Intercept = by })
 }
