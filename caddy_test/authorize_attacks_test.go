@@ -355,12 +355,15 @@ func TestALandingWhoseSourceIsGoneIsRefused(t *testing.T) {
 // request, and nothing of them is repeated.
 func TestAnUnknownStateIsRefusedAtOnce(t *testing.T) {
 	t.Parallel()
-	a := newConsent(t, nil).start()
+	a := newConsent(t, nil)
+	other := provider.New(t, provider.Dialect{})
+	a.moreSources = "source program {\n grant client_credentials\n token_url " + other.TokenURL() + "\n client_id " + provider.ClientID + "\n client_secret {file.{{dir}}/secret}\n}"
+	a.start()
 	begun := a.begin()
 	state := query(t, begun.URL).Get("state")
 	for _, unknown := range []string{
 		"", "x", begun.ID, state[:len(state)-1], state + "x", strings.ToUpper(state), strings.ToLower(state), " " + state, state + "\x00", "../" + state, state + "/../" + state,
-		"../../../../etc/passwd", "*", strings.Repeat("A", len(state)),
+		"../../../../etc/passwd", "*", strings.Repeat("A", len(state)), "crm", "crm.", ".", "none." + state, "program." + state, "crm." + strings.Repeat("A", 26),
 	} {
 		if unknown == state {
 			continue
