@@ -100,13 +100,7 @@ func answerAdmin(w http.ResponseWriter, r *http.Request) (any, error) {
 		if err := needMethod(w, r, http.MethodGet); err != nil {
 			return nil, err
 		}
-		all := []*sourceStatus{}
-		for _, name := range runningSources.names() {
-			if s := runningSources.byName(name); s != nil {
-				all = append(all, s.status(r.Context()))
-			}
-		}
-		return all, nil
+		return allStatuses(r.Context()), nil
 	}
 	s := runningSources.byName(name)
 	if s == nil {

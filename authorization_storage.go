@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddytoken/inject-token/refresher"
 	"github.com/caddytoken/inject-token/tokensource"
 )
 
@@ -40,34 +41,10 @@ var authorizationID = regexp.MustCompile(`^[0-9a-f]{16}$`)
 // once a second.
 const storagePatience = 5 * time.Second
 
-var errStorageHangs = errors.New("the storage does not answer")
-
-// patiently calls access and waits for it, but not for long: not every storage
-// heeds its context. Whoever has sent the request may leave meanwhile.
+// patiently calls access and waits for it, but not for long. Whoever has sent the
+// request may leave meanwhile.
 func patiently[T any](ctx context.Context, access func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storagePatience)
-	type outcome struct {
-		value T
-		err   error
-	}
-	done := make(chan outcome, 1)
-	go func() {
-		defer cancel()
-		value, err := access(ctx)
-		done <- outcome{value, err}
-	}()
-	select {
-	case o := <-done:
-		return o.value, o.err
-	case <-ctx.Done():
-	}
-	select {
-	case o := <-done: // at the same time
-		return o.value, o.err
-	default:
-		var none T
-		return none, errStorageHangs
-	}
+	return refresher.Patiently(context.WithoutCancel(ctx), storagePatience, access)
 }
 
 func authorizationKey(dir, id string) string { return path.Join(dir, "authorization-"+id+".json") }
@@ -181,17 +158,20 @@ func (s *store) authorizations(ctx context.Context) ([]*authorization, error) {
 			continue
 		}
 		a, err := s.loadAuthorization(ctx, id)
-		if err != nil || time.Since(a.Expires) > authorizationRemembered {
+		switch {
+		case err != nil: // which says nothing of it
+		case time.Since(a.Expires) > authorizationRemembered:
 			_ = s.storage.Delete(ctx, authorizationKey(dir, id))
-			continue
+		default:
+			all = append(all, a)
 		}
-		all = append(all, a)
 	}
 	slices.SortFunc(all, func(a, b *authorization) int { return cmp.Or(a.Began.Compare(b.Began), strings.Compare(a.ID, b.ID)) })
 	return all, nil
 }
 
-// makeRoom forgets the oldest where there are too many.
+// makeRoom forgets some where there are too many: those that have ended first, and
+// then the oldest. One whose code is on its way stays.
 func (s *store) makeRoom(ctx context.Context) error {
 	all, err := s.authorizations(ctx)
 	if err != nil {
@@ -201,6 +181,11 @@ func (s *store) makeRoom(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	now := time.Now()
+	all = slices.DeleteFunc(all, func(a *authorization) bool { return a.seen(now).Status == authorizationExchanging })
+	slices.SortStableFunc(all, func(a, b *authorization) int {
+		return cmp.Compare(pendingLast(a.seen(now)), pendingLast(b.seen(now)))
+	})
 	for len(all) >= mostAuthorizations {
 		if err := s.storage.Delete(ctx, authorizationKey(dir, all[0].ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return quietStorage(err)
@@ -208,6 +193,13 @@ func (s *store) makeRoom(ctx context.Context) error {
 		all = all[1:]
 	}
 	return nil
+}
+
+func pendingLast(a *authorization) int {
+	if a.Status == authorizationPending {
+		return 1
+	}
+	return 0
 }
 
 // changing holds one while an authorization is read and written again in this
@@ -230,7 +222,7 @@ func (s *store) changeAuthorization(ctx context.Context, id string, change func(
 		case changing <- struct{}{}:
 			defer func() { <-changing }()
 		case <-ctx.Done():
-			return nil, errStorageHangs
+			return nil, refresher.ErrHangs
 		}
 		if err := s.storage.Lock(ctx, name); err != nil {
 			return nil, quietStorage(err)
@@ -241,7 +233,7 @@ func (s *store) changeAuthorization(ctx context.Context, id string, change func(
 		case err != nil:
 			return nil, err
 		case ctx.Err() != nil: // nobody waits for it any more
-			return nil, errStorageHangs
+			return nil, refresher.ErrHangs
 		}
 		if err := change(a); err != nil {
 			return nil, err

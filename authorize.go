@@ -61,7 +61,7 @@ func (s *runningSource) begin(ctx context.Context) (*authorization, error) {
 	s.log.Info("authorization begun", zap.String("authorization", a.ID), zap.Time("until", a.Expires))
 	view := a.seen(now)
 	if a.device != nil {
-		go s.await(*a)
+		go s.await(*a) //nolint:gosec // it outlives the request that has begun it
 	}
 	return view, nil
 }
@@ -289,10 +289,15 @@ func (s *runningSource) await(a authorization) {
 
 // revoke gives the token back to its provider, and forgets it.
 func (s *runningSource) revoke() (revoked bool, err error) {
+	asked := false
 	err = s.refresher.Revoke(func(ctx context.Context, t *tokensource.Token) (err error) {
+		asked = true
 		revoked, err = s.source.Revoke(ctx, t)
 		return err
 	})
+	if err == nil && !asked {
+		return false, &problem{http.StatusConflict, "the token source " + s.name + " has no token that could be revoked"}
+	}
 	if e, ok := errors.AsType[*tokensource.Error](err); ok {
 		err = &problem{http.StatusBadGateway, "the token was not revoked at the provider, and is not forgotten: " + e.Error()}
 	}

@@ -92,7 +92,7 @@ caddy token-source authorize).
 
 func runList(fl caddycmd.Flags) (int, error) {
 	var all []*sourceStatus
-	raw, err := askAdmin(fl, http.MethodGet, adminPath, nil, &all)
+	raw, err := askAdmin(fl, http.MethodGet, adminPath, &all)
 	if err != nil {
 		return exitOf(err)
 	}
@@ -119,7 +119,7 @@ func showCommand() *cobra.Command {
 
 func runShow(fl caddycmd.Flags) (int, error) {
 	var one sourceStatus
-	raw, err := askAdmin(fl, http.MethodGet, sourcePath(fl.Arg(0)), nil, &one)
+	raw, err := askAdmin(fl, http.MethodGet, sourcePath(fl.Arg(0)), &one)
 	if err != nil {
 		return exitOf(err)
 	}
@@ -145,14 +145,14 @@ after a mistake was mended at the provider, nothing has to be changed or restart
 func runRefresh(fl caddycmd.Flags) (int, error) {
 	name := fl.Arg(0)
 	var now sourceStatus
-	_, err := askAdmin(fl, http.MethodPost, sourcePath(name)+"/refresh", nil, &now)
+	_, err := askAdmin(fl, http.MethodPost, sourcePath(name)+"/refresh", &now)
 	if err == nil {
 		fmt.Println(name + " has a new token" + until(now.Expires) + ".")
 		return caddy.ExitCodeSuccess, nil
 	}
 	refused, ok := errors.AsType[*adminRefusal](err)
 	if ok && refused.status == http.StatusBadGateway {
-		if _, err := askAdmin(fl, http.MethodGet, sourcePath(name), nil, &now); err == nil && now.Authorize != "" {
+		if _, err := askAdmin(fl, http.MethodGet, sourcePath(name), &now); err == nil && now.Authorize != "" {
 			return exitPerson, fmt.Errorf("%s: %s", refused.text, now.Authorize)
 		}
 	}
@@ -175,7 +175,7 @@ a new token when the next request comes.
 
 func runRevoke(fl caddycmd.Flags) (int, error) {
 	var done revocation
-	if _, err := askAdmin(fl, http.MethodPost, sourcePath(fl.Arg(0))+"/revoke", nil, &done); err != nil {
+	if _, err := askAdmin(fl, http.MethodPost, sourcePath(fl.Arg(0))+"/revoke", &done); err != nil {
 		return exitOf(err)
 	}
 	if done.RevokedAtProvider {

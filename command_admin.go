@@ -98,7 +98,7 @@ func newRemoteAdmin(fl caddycmd.Flags, address string) (*admin, error) {
 		config.Certificates = []tls.Certificate{pair}
 	}
 	if file := fl.String("ca"); file != "" {
-		pem, err := os.ReadFile(file)
+		pem, err := os.ReadFile(file) //nolint:gosec // the operator says which
 		if err != nil {
 			return nil, fmt.Errorf("--ca: %w", err)
 		}
@@ -191,10 +191,10 @@ func (a *admin) refusal(resp *http.Response, raw []byte) error {
 }
 
 // askAdmin is ask for a command that sends one request.
-func askAdmin(fl caddycmd.Flags, method, path string, body, out any) ([]byte, error) {
+func askAdmin(fl caddycmd.Flags, method, path string, out any) ([]byte, error) {
 	a, err := newAdmin(fl)
 	if err != nil {
 		return nil, err
 	}
-	return a.ask(context.Background(), method, path, body, out)
+	return a.ask(context.Background(), method, path, nil, out)
 }

@@ -21,8 +21,8 @@ func until(at *time.Time) string {
 
 func printTable(all []*sourceStatus) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	defer w.Flush()
-	fmt.Fprintln(w, "NAME\tGRANT\tSTATE\tTOKEN UNTIL\tWHAT TO KNOW")
+	defer func() { _ = w.Flush() }()
+	_, _ = fmt.Fprintln(w, "NAME\tGRANT\tSTATE\tTOKEN UNTIL\tWHAT TO KNOW")
 	for _, s := range all {
 		expires := "-"
 		switch {
@@ -31,7 +31,7 @@ func printTable(all []*sourceStatus) {
 		case s.Expires != nil:
 			expires = s.Expires.Local().Format(timeForm)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", s.Name, s.Grant, s.State, expires, remark(s))
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", s.Name, s.Grant, s.State, expires, remark(s))
 	}
 }
 
@@ -52,10 +52,10 @@ func remark(s *sourceStatus) string {
 
 func printSource(s *sourceStatus) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	defer w.Flush()
+	defer func() { _ = w.Flush() }()
 	line := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(w, "%s:\t%s\n", name, value)
+			_, _ = fmt.Fprintf(w, "%s:\t%s\n", name, value)
 		}
 	}
 	at := func(t *time.Time) string { return strings.TrimPrefix(until(t), " until ") }

@@ -3,6 +3,8 @@ package injecttoken
 import (
 	"cmp"
 	"context"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/caddytoken/inject-token/refresher"
@@ -79,6 +81,23 @@ func (s *runningSource) status(ctx context.Context) *sourceStatus {
 		out.Authorize = authorizeCommand(s.name)
 	}
 	return out
+}
+
+// allStatuses returns those of all sources, by name. Of a storage that hangs, one is
+// waited for and not each.
+func allStatuses(ctx context.Context) []*sourceStatus {
+	names := runningSources.names()
+	all := make([]*sourceStatus, len(names))
+	var asking sync.WaitGroup
+	for i, name := range names {
+		asking.Go(func() {
+			if s := runningSources.byName(name); s != nil {
+				all[i] = s.status(ctx)
+			}
+		})
+	}
+	asking.Wait()
+	return slices.DeleteFunc(all, func(s *sourceStatus) bool { return s == nil }) // removed meanwhile
 }
 
 // known returns a time as it is told, nil where it is not known.

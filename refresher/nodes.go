@@ -79,7 +79,7 @@ func (n *renewal) lock() (outcome, error) {
 			case found.token != nil:
 				cancel()
 				return found, nil
-			case err == errHangs:
+			case err == ErrHangs:
 				cancel()
 				return outcome{}, err
 			case time.Since(began) >= lockPatience:

@@ -98,7 +98,8 @@ var ErrNoIdentity = errors.New("it is not known whose token is wanted")
 // storePatience is how long one access of the storage may take.
 const storePatience = 2 * time.Second
 
-var errHangs = errors.New("the storage does not answer")
+// ErrHangs is the error of an access that has not ended in time.
+var ErrHangs = errors.New("the storage does not answer")
 
 // patientStore bounds each access of a store in time. Not every storage heeds
 // its context, so that one which hangs is left to itself; until it ends there is
@@ -115,16 +116,27 @@ func newPatientStore(s Store) *patientStore {
 // patiently calls access and waits for it, but not for long.
 func patiently[T any](s *patientStore, access func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), storePatience)
-	type outcome struct {
-		value T
-		err   error
-	}
-	var none T
+	defer cancel()
 	select {
 	case s.busy <- struct{}{}:
 	case <-ctx.Done():
-		cancel()
-		return none, errHangs
+		var none T
+		return none, ErrHangs
+	}
+	return Patiently(ctx, storePatience, func(ctx context.Context) (T, error) {
+		defer func() { <-s.busy }()
+		return access(ctx)
+	})
+}
+
+// Patiently calls access, which is to end with its context, and waits for it no
+// longer than that. The error is ErrHangs where it has not ended by then, and is
+// left to itself.
+func Patiently[T any](ctx context.Context, patience time.Duration, access func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	type outcome struct {
+		value T
+		err   error
 	}
 	done := make(chan outcome, 1)
 	go func() {
@@ -132,7 +144,6 @@ func patiently[T any](s *patientStore, access func(context.Context) (T, error)) 
 		o := outcome{err: errors.New("panic in the storage")}
 		defer func() {
 			_ = recover()
-			<-s.busy
 			done <- o
 		}()
 		o.value, o.err = access(ctx)
@@ -141,12 +152,13 @@ func patiently[T any](s *patientStore, access func(context.Context) (T, error)) 
 	case o := <-done:
 		return o.value, o.err
 	case <-ctx.Done():
-		select {
-		case o := <-done: // at the same time
-			return o.value, o.err
-		default:
-			return none, errHangs
-		}
+	}
+	select {
+	case o := <-done: // at the same time
+		return o.value, o.err
+	default:
+		var none T
+		return none, ErrHangs
 	}
 }
 

@@ -292,12 +292,12 @@ type call struct {
 
 // request sends one request, and returns the token where it was for one.
 func (s *Source) request(ctx context.Context, a *call) (*Token, *Error) {
-	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
-	defer cancel()
 	found, problem := s.found(ctx, a)
 	if problem != nil {
 		return nil, problem
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
+	defer cancel()
 	set, err := s.resolve(a.purpose, a.current, found)
 	if err != nil {
 		s.missed(found)
