@@ -235,6 +235,7 @@ func (r *Refresher) doDue() (report func(*zap.Logger)) {
 			r.scheduleLook()
 		}
 	default:
+		r.stopTimer() // which is said once
 		fields := r.failureFields()
 		return func(log *zap.Logger) { log.Error("the token has ended, and there is no other", fields...) }
 	}
