@@ -5,14 +5,15 @@
 // wait, leaves a failing provider alone for longer and longer, and serves a
 // valid token to its last second meanwhile.
 //
-// refresher.go is what callers see, waiting.go what they wait for, flight.go the one renewal that may be under
-// way, renewal.go how a token is obtained and stored so that no two nodes spend
-// a refresh token twice, nodes.go how nodes see each other, detours.go what is
-// done where they or the storage do not answer, keep.go how a token is stored
-// later, authorize.go what comes from a person, watch.go how other nodes hear of
-// that, status.go what operators see and do, store.go the storage, lineage.go what
-// keeps refresh tokens in order within a process, schedule.go the arithmetic of
-// time, and refusal.go what happens when an upstream does not take a token.
+// refresher.go is what callers see, waiting.go what they wait for, flight.go the
+// one renewal that may be under way, renewal.go how a token is obtained and stored
+// so that no two nodes spend a refresh token twice, nodes.go how nodes see each
+// other, detours.go what is done where they or the storage do not answer, keep.go
+// how a token is stored later, authorize.go what comes from a person, watch.go how
+// other nodes hear of that, status.go what operators see and do, store.go the
+// storage, lineage.go what keeps refresh tokens in order within a process,
+// schedule.go the arithmetic of time, and refusal.go what happens when an upstream
+// does not take a token.
 package refresher
 
 import (
