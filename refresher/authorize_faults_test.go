@@ -449,3 +449,24 @@ func TestTheEndOfATokenIsOneLineInTheLogHoweverManyRequestsComeAfterIt(t *testin
 		}
 	})
 }
+
+func TestNobodyWaitsAfterCloseForWhatALookWantedNext(t *testing.T) {
+	awaiting(t, func(w *world, m *memory) {
+		m.set(func(m *memory) { m.failure = errDown })
+		time.Sleep(3 * time.Hour)
+		m.set(func(m *memory) { m.failure = nil })
+		m.holding(w.stored(50, 2*time.Hour), "canary-refresh-late")
+		m.set(func(m *memory) { m.hangs = time.Second })
+		go w.Look(context.Background())
+		synctest.Wait()
+		w.Close(time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+		defer cancel()
+		began := time.Now()
+		w.Replacement(ctx, &tokensource.Token{AccessToken: "another"})
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("somebody waited %v for another token", took)
+		}
+		m.set(func(m *memory) { m.hangs = 0 })
+	})
+}
