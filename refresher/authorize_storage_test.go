@@ -259,7 +259,9 @@ func TestOfGrantsAtOnceTheLastOneIsServedAndStored(t *testing.T) {
 		for n := range 10 {
 			everybody.Go(func() {
 				time.Sleep(time.Duration(n) * time.Millisecond)
-				w.grant(fmt.Sprint(n))
+				if _, _, err := w.Authorize(w.granting(fmt.Sprint(n))); err != nil {
+					t.Error(err)
+				}
 			})
 		}
 		everybody.Wait()
@@ -302,7 +304,7 @@ func TestARequestThatCannotBeSentTwiceGetsTheGrant(t *testing.T) {
 			t.Fatal("nothing is suspected")
 		}
 		synctest.Wait()
-		go w.grant("new")
+		go func() { _, _, _ = w.Authorize(w.granting("new")) }()
 		token, err := w.Unsuspected(context.Background())
 		if err != nil || token.AccessToken == "canary-granted-old" {
 			t.Errorf("%v, %v", token, err)

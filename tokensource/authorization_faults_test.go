@@ -38,7 +38,7 @@ func TestMetadataThatHangKeepNoRenewalFromItsTokenEndpoint(t *testing.T) {
 		mustFail(t, token, failure)
 		i.does(realmToken, soon)
 		for range 3 {
-			if token, failure = ask(t, s, first); failure == nil {
+			if _, failure = ask(t, s, first); failure == nil {
 				return
 			}
 		}
