@@ -33,7 +33,7 @@ has ended. Where the redirect_uri is a port of 127.0.0.1 at which nobody listens
 command listens there itself.
 `+exitCodes,
 		`  caddy token-source authorize crm
-  echo 123456 | caddy token-source authorize crm`,
+  caddy token-source authorize crm --address unix//run/caddy.sock`,
 		oneName, runAuthorize)
 	cmd.Flags().Bool("open", false, "Open the address in the browser of this machine")
 	addAdminFlags(cmd)
@@ -244,10 +244,14 @@ func (r *authorizing) tellGranted() {
 	}
 }
 
-// wasCut says whether a terminal has cut a line: Linux does at 4095 bytes, macOS at
-// 1023.
+// wasCut says whether a terminal has cut a line: Linux does at 4095 bytes, macOS and
+// its kin at 1023.
 func wasCut(line string) bool {
-	return (len(line) == 4095 || len(line) == 1023) && term.IsTerminal(int(os.Stdin.Fd())) //nolint:gosec // a file descriptor fits
+	limit := 4095
+	if runtime.GOOS != "linux" {
+		limit = 1023
+	}
+	return len(line) == limit && term.IsTerminal(int(os.Stdin.Fd())) //nolint:gosec // a file descriptor fits
 }
 
 // readLines returns what is typed. The goroutine ends with the input or with the

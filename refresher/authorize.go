@@ -42,6 +42,9 @@ func (n *renewal) grant(token *tokensource.Token) (stored bool) {
 		n.state.granted = false
 		return true
 	}
+	if record, err := n.store().load(); err == nil && record != nil {
+		n.state.outrank(record)
+	}
 	if n.unlock == nil {
 		_, _ = n.lock() // which another node may hold for long: a grant outranks what that stores
 	}
@@ -113,7 +116,7 @@ func (r *Refresher) forget(v version) {
 	if r.flight == nil {
 		r.stopTimer()
 		r.failures, r.failure = 0, nil
-		if r.options.Person && !r.ended {
+		if r.options.Person {
 			defer r.fly() // which finds that a person is needed, and says so
 		}
 	}

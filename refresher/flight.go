@@ -25,6 +25,11 @@ type flight struct {
 
 // fly returns the flight under way, or begins one. The caller holds mu.
 func (r *Refresher) fly() *flight {
+	if r.ended {
+		f := &flight{done: make(chan struct{}), err: errEnded}
+		close(f.done)
+		return f
+	}
 	if r.flight == nil {
 		r.stopTimer()
 		r.flight = &flight{done: make(chan struct{})}
@@ -58,6 +63,9 @@ func (r *Refresher) run(f *flight, e *Environment) {
 	if err == error(errEnded) || f.look && err != nil { // nothing was asked
 		if err != errNothingNewer && err != errNewer && !isUnreadable(err) {
 			r.peekAt = r.now().Add(peekAgain)
+			if r.needsPerson() {
+				r.peekAt = r.now().Add(grantAgain)
+			}
 		}
 		if !f.due.IsZero() && r.due.IsZero() { // else a person was faster
 			r.schedule(f.due)
@@ -67,7 +75,7 @@ func (r *Refresher) run(f *flight, e *Environment) {
 			r.failures, r.failure = 0, nil
 			r.fly()
 		}
-		if f.look && r.obtained == nil && r.failure == nil && r.options.Person && !r.ended {
+		if f.look && r.obtained == nil && r.failure == nil && r.options.Person {
 			r.fly() // it was revoked, and now a person is needed
 		}
 		f.err = errEnded
@@ -126,7 +134,7 @@ func (r *Refresher) overtaken(f *flight) {
 	switch {
 	case !r.due.IsZero():
 		r.schedule(r.due)
-	case r.obtained == nil && r.options.Person && !r.ended:
+	case r.obtained == nil && r.options.Person:
 		r.fly()
 	}
 }

@@ -74,14 +74,10 @@ func (r *Refresher) keepNow() (kept, awaited bool) {
 // history: that of a storage which others have had before us.
 func (r *Refresher) keepIn(store *patientStore, newest *state) error {
 	record, err := store.load()
-	stored := newest.granted && record != nil && record.Origin == newest.origin // by a try that seemed to fail
 	switch {
 	case isNewer(err), err != nil && !isUnreadable(err):
 		return err
-	case newest.granted && !stored:
-		if record != nil {
-			newest.outrank(record)
-		}
+	case newest.granted && (record == nil || record.Grant < newest.grant):
 		newest.tried = true
 	case isUnreadable(err) && r.options.OneUse && newest.claim == 0:
 		return err // it may be a newer one

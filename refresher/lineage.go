@@ -29,7 +29,7 @@ type state struct {
 	token   *tokensource.Token
 	counter uint64
 	origin  string // which history of records counter belongs to
-	grant   uint64 // how often a person has authorized or revoked it
+	grant   uint64 // when a person has authorized or revoked it last; see Record
 
 	looked  time.Time // when the storage was read last; zero: never
 	shared  bool      // another node was seen at work
@@ -83,11 +83,11 @@ func (s *state) take(r *Record, token *tokensource.Token) {
 func (s *state) begin(token *tokensource.Token, now time.Time) {
 	s.token, s.origin, s.looked = token, rand.Text(), now
 	s.counter++
-	s.grant++
+	s.grant = max(s.grant+1, uint64(now.UnixMilli())) //nolint:gosec // it is long after 1970
 	s.unsaved, s.granted, s.tried, s.lost, s.claim = true, true, false, false, 0
 }
 
-// outrank numbers what a person has done so that it is newer than a record.
+// outrank numbers what a person has just done so that it is newer than a record.
 func (s *state) outrank(r *Record) {
 	s.counter, s.grant = max(s.counter, r.Counter+1), max(s.grant, r.Grant+1)
 	s.shared = s.shared || r.Shared

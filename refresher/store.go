@@ -52,8 +52,9 @@ type Record struct {
 	// of different ones do not compare.
 	Origin string
 
-	// Grant is how often a person has authorized or revoked the source. A record with
-	// a higher one is newer, whatever its counter and origin.
+	// Grant is when a person has authorized or revoked the source last, in
+	// milliseconds since 1970, or more where a clock was behind; 0: never. A record
+	// with a higher one is newer, whatever its counter and origin.
 	Grant uint64
 
 	// Token is what was obtained; nil where it was revoked since.

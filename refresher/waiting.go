@@ -83,12 +83,13 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // peekEvery is how often the storage is looked at for what another node has
 // obtained, while this one may not ask itself, and grantEvery for what a person
-// has authorized there: callers wait for that look. peekAgain is how soon after
-// it did not answer.
+// has authorized there: callers wait for that look. peekAgain and grantAgain are how
+// soon after it did not answer.
 const (
 	peekEvery  = time.Second
 	grantEvery = 100 * time.Millisecond
 	peekAgain  = time.Minute
+	grantAgain = 5 * time.Second
 )
 
 // peek begins a look at the storage, where a token is wanted that may not be
