@@ -27,7 +27,7 @@ func (r *Refresher) Authorize(exchange func(context.Context) (*tokensource.Token
 			return cause(err)
 		}
 		stored = n.grant(token)
-		r.granted(token, n.state.counter, stored)
+		r.granted(token, n.state.version(), stored)
 		n.e.Log.Info("authorized", tokenFields(token, n.state.counter)...)
 		return nil
 	})
@@ -49,12 +49,12 @@ func (n *renewal) grant(token *tokensource.Token) (stored bool) {
 }
 
 // granted publishes what a person has authorized.
-func (r *Refresher) granted(token *tokensource.Token, counter uint64, stored bool) {
+func (r *Refresher) granted(token *tokensource.Token, v version, stored bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.grants++
 	r.landed(token, 0)
-	r.counter = counter
+	r.version = v
 	r.refusals = refusals{}
 	if !stored {
 		r.unsaved = true
@@ -84,7 +84,7 @@ func (r *Refresher) Revoke(revoke func(context.Context, *tokensource.Token) erro
 			}
 		}
 		r.revoked(n.grant(nil))
-		r.forget(n.state.counter)
+		r.forget(n.state.version())
 		n.e.Log.Info("revoked")
 		return nil
 	})
@@ -101,11 +101,11 @@ func (r *Refresher) revoked(stored bool) {
 	}
 }
 
-// forget drops what was obtained. The counter is that of the storage.
-func (r *Refresher) forget(counter uint64) {
+// forget drops what was obtained. The version is that of the storage.
+func (r *Refresher) forget(v version) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.counter = counter
+	r.version = v
 	r.current.Store(nil)
 	r.obtained = nil
 	r.suspect = false

@@ -436,3 +436,16 @@ func TestAGrantOfWhichAnotherNodeHearsLateIsGoneOnWith(t *testing.T) {
 		})
 	}
 }
+
+func TestTheEndOfATokenIsOneLineInTheLogHoweverManyRequestsComeAfterIt(t *testing.T) {
+	awaiting(t, func(w *world, _ *memory) {
+		w.grant("yes")
+		w.provider.fails(withdrawn())
+		_ = w.Refresh(context.Background())
+		time.Sleep(time.Hour)
+		each(time.Second, time.Minute, w.needsPerson)
+		if n := w.log.FilterMessage("the token has ended, and there is no other").Len(); n != 1 {
+			t.Errorf("the log says so %d times", n)
+		}
+	})
+}

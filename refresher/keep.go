@@ -58,7 +58,9 @@ func (r *Refresher) keepNow() (kept, awaited bool) {
 	}
 	r.mu.Lock()
 	r.keeping = false
-	r.counter = max(r.counter, newest.counter)
+	if r.version.compare(newest.version()) < 0 {
+		r.version = newest.version()
+	}
 	again := r.unsaved
 	r.unsaved = false
 	r.mu.Unlock()
@@ -87,7 +89,7 @@ func (r *Refresher) keepIn(store *patientStore, newest *state) error {
 		newest.take(record, onThisClock(record.Token, time.Time{}, r.now()))
 		return nil
 	}
-	if record == nil || record.Grant < newest.grant || record.Counter < newest.counter {
+	if record == nil || record.version().compare(newest.version()) < 0 {
 		if isUnreadable(err) {
 			if err := store.do(store.SetAside); err != nil {
 				return err

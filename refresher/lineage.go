@@ -1,6 +1,7 @@
 package refresher
 
 import (
+	"cmp"
 	"crypto/rand"
 	"strings"
 	"sync/atomic"
@@ -46,6 +47,18 @@ func NewLineage() *Lineage {
 	return l
 }
 
+// version is how new a record is, within one storage.
+type version struct{ grant, counter uint64 }
+
+func (r *Record) version() version { return version{r.Grant, r.Counter} }
+
+// compare returns whether v is newer (1), older (-1) or the same as other.
+func (v version) compare(other version) int {
+	return cmp.Or(cmp.Compare(v.grant, other.grant), cmp.Compare(v.counter, other.counter))
+}
+
+func (s *state) version() version { return version{s.grant, s.counter} }
+
 // isOther says whether a record is of another history.
 func (s *state) isOther(r *Record) bool { return s.origin != "" && r.Origin != s.origin }
 
@@ -53,13 +66,10 @@ func (s *state) isOther(r *Record) bool { return s.origin != "" && r.Origin != s
 // than what was there before, another history is that of a storage which others
 // have had before us, and within one the counter tells.
 func (s *state) isBehind(r *Record) bool {
-	switch {
-	case r.Grant != s.grant:
-		return r.Grant > s.grant
-	case s.isOther(r):
+	if r.Grant == s.grant && s.isOther(r) {
 		return true
 	}
-	return r.Counter > s.counter
+	return r.version().compare(s.version()) > 0
 }
 
 // take makes a record the newest.

@@ -147,6 +147,7 @@ func (s *modelStorage) overwriter() string {
 type modelRecord struct {
 	counter uint64
 	origin  string
+	grant   uint64
 	token   []byte
 	shared  bool
 }
@@ -191,14 +192,14 @@ func (s *modelStore) Shared() bool { return true }
 func (s *modelStore) Load(context.Context) (out *Record, err error) {
 	err = s.access("", func(storage *modelStorage) {
 		if r := storage.record; r != nil && r.token == nil {
-			out = &Record{Counter: r.counter, Origin: r.origin, Shared: r.shared}
+			out = &Record{Counter: r.counter, Origin: r.origin, Grant: r.grant, Shared: r.shared}
 		} else if r != nil {
 			token, problem := tokensource.Decode(r.token)
 			if problem != nil {
 				s.m.t.Error(problem)
 				return
 			}
-			out = &Record{Counter: r.counter, Origin: r.origin, Token: token, Foreign: !s.source.Takes(token), Shared: r.shared}
+			out = &Record{Counter: r.counter, Origin: r.origin, Grant: r.grant, Token: token, Foreign: !s.source.Takes(token), Shared: r.shared}
 		}
 	})
 	return out, err
@@ -219,7 +220,7 @@ func (s *modelStore) Save(_ context.Context, r *Record) error {
 				storage.overwritten = s.id
 			}
 		}
-		storage.record = &modelRecord{r.Counter, r.Origin, text, r.Shared}
+		storage.record = &modelRecord{r.Counter, r.Origin, r.Grant, text, r.Shared}
 		s.setPending(false)
 	})
 }

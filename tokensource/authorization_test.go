@@ -366,10 +366,10 @@ func TestWhatAPersonPastesIsUnderstood(t *testing.T) {
 		"https://here.example.org/cb?code=c&state=s&iss=https%3A%2F%2Fi": {Code: "c", State: "s", Issuer: "https://i", Whole: true},
 		"https://here.example.org/cb?error=access_denied&error_description=no%21&state=s": {
 			Error: "access_denied", ErrorDescription: "no!", State: "s", Whole: true},
-		"code=a&code=b&state=s":  {State: "s", Whole: true},
-		"code=a&state=s&state=t": {Code: "a", Whole: true},
-		"code=a&code=a&state=s":  {State: "s", Whole: true},
-		"error=x&error=y":        {Whole: true},
+		"code=a&code=b&state=s":  {Code: "a", State: "s", Whole: true, Twice: true},
+		"code=a&state=s&state=t": {Code: "a", State: "s", Whole: true, Twice: true},
+		"code=a&code=a&state=s":  {Code: "a", State: "s", Whole: true, Twice: true},
+		"error=x&error=y":        {Error: "x", Whole: true, Twice: true},
 		"code=":                  {Whole: true},
 	} {
 		s := newSource(t, Config{Grant: "authorization_code", ClientID: "c", TokenURL: "https://auth.example.org/token"})

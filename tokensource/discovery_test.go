@@ -403,6 +403,36 @@ func TestTheClientProvesItselfAsTheIssuerWantsUnlessItIsWritten(t *testing.T) {
 	}
 }
 
+func TestEveryEndpointIsToldWhoTheClientIsInTheSameWay(t *testing.T) {
+	t.Parallel()
+	for _, method := range []string{"client_secret_post", "client_secret_basic"} {
+		i := newIssuer("token_endpoint_auth_methods_supported", `["`+method+`"]`)
+		s := newSource(t, i.of(func(c *Config) { c.Grant = "device_code" }))
+		d, err := s.AuthorizeDevice(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, err := s.ExchangeDevice(context.Background(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, failure := ask(t, s, token)
+		if _, err := s.Revoke(context.Background(), must(t, again, failure)); err != nil {
+			t.Fatal(err)
+		}
+		for n, asked := range i.asked[1:] {
+			_, secret, byHeader := basic(recorded{header: i.headers[n+1]})
+			byForm := strings.Contains(i.bodies[n+1], "client_secret=canary-client-secret")
+			if byHeader != (method == "client_secret_basic") || byForm == byHeader || byHeader && secret != "canary-client-secret" {
+				t.Errorf("%s: %s: in the header %v, in the form %v", method, asked, byHeader, byForm)
+			}
+		}
+		if len(i.asked) != 6 {
+			t.Errorf("asked %q", i.asked)
+		}
+	}
+}
+
 func TestMetadataAreFetchedOnceUntilTheyAreAnHourOld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -38,12 +39,30 @@ type sharedBinary struct {
 // run of tests, and removed by RemoveBinary.
 func SharedBinaryWith(tb testing.TB, name, source string) string {
 	tb.Helper()
+	return sharedBinaryOf(tb, name, func(dir string) (string, error) { return buildWith(dir, source) })
+}
+
+// SharedBinaryChanged builds a caddy in which a text of one of the repository's
+// files is another one, such as a time that no test can wait for.
+func SharedBinaryChanged(tb testing.TB, name, file, old, changed string) string {
+	tb.Helper()
+	text := ReadRepositoryFile(tb, file)
+	if strings.Count(text, old) != 1 {
+		tb.Fatalf("%s holds %q %d times, want once", file, old, strings.Count(text, old))
+	}
+	return sharedBinaryOf(tb, name, func(dir string) (string, error) {
+		return buildReplacing(dir, file, strings.Replace(text, old, changed, 1))
+	})
+}
+
+func sharedBinaryOf(tb testing.TB, name string, build func(dir string) (string, error)) string {
+	tb.Helper()
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
 	binary, built := shared.built[name]
 	if !built {
 		if binary.dir, binary.err = os.MkdirTemp("", "inject-token-caddy-"); binary.err == nil {
-			binary.path, binary.err = buildWith(binary.dir, source)
+			binary.path, binary.err = build(binary.dir)
 		}
 		if shared.built == nil {
 			shared.built = make(map[string]sharedBinary)
@@ -66,13 +85,18 @@ func removeShared() {
 
 // buildWith builds a caddy with one more file in its main package in a folder.
 func buildWith(dir, source string) (path string, err error) {
+	return buildReplacing(dir, filepath.Join("cmd", "caddy", "extra.go"), source)
+}
+
+// buildReplacing builds a caddy with another text of a file, in a folder.
+func buildReplacing(dir, file, source string) (path string, err error) {
 	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{
-		filepath.Join(repository(), "cmd", "caddy", "extra.go"): filepath.Join(dir, "extra.go"),
+		filepath.Join(repository(), file): filepath.Join(dir, "replaced.go"),
 	}})
 	if err != nil {
 		return "", err
 	}
-	for name, text := range map[string]string{"extra.go": source, "overlay.json": string(overlay)} {
+	for name, text := range map[string]string{"replaced.go": source, "overlay.json": string(overlay)} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			return "", err
 		}

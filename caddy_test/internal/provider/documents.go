@@ -42,10 +42,12 @@ func (p *Provider) isForm(r *TokenRequest) string {
 }
 
 // AffinityLive takes the client's credentials as Basic or, as a last option,
-// in the query, never both; the rest is a form. Its API takes the token as
-// Authorization: Bearer or as the parameter _bearer_token.
+// in the query, never both; the rest is a form, with a PIN (pin.go) or a refresh
+// token. Its API takes the token as Authorization: Bearer or as the parameter
+// _bearer_token.
 var AffinityLive = Dialect{
-	Path: "/oauth2/v0/token",
+	Path:  "/oauth2/v0/token",
+	Pages: map[string]func(*Provider, http.ResponseWriter, *http.Request){pinPath: (*Provider).servePIN},
 	Authorize: func(p *Provider, r *TokenRequest) string {
 		id, secret, query := r.User, r.Pass, r.URL.Query()
 		if code := p.isForm(r); code != "" {
@@ -61,16 +63,23 @@ var AffinityLive = Dialect{
 			}
 			id, secret = query.Get("client_id"), query.Get("client_secret")
 		}
-		if code := p.only(r.Form, "grant_type", "refresh_token"); code != "" {
+		names := []string{"grant_type", "refresh_token"}
+		if r.Form.Get("grant_type") == "authorization_code" {
+			names = described(r.Form, []string{"grant_type", "code"}, "redirect_uri")
+		}
+		if code := p.only(r.Form, names...); code != "" {
 			return code
 		}
 		if id != ClientID || secret != p.ExpectedSecret() {
 			return "invalid_client"
 		}
-		if r.Form.Get("grant_type") != "refresh_token" {
-			return "unsupported_grant_type"
+		switch r.Form.Get("grant_type") {
+		case "authorization_code":
+			return p.spendPIN(r.Form)
+		case "refresh_token":
+			return p.SpendRefreshToken(r.Form.Get("refresh_token"))
 		}
-		return p.SpendRefreshToken(r.Form.Get("refresh_token"))
+		return "unsupported_grant_type"
 	},
 	BearerToken: func(r *http.Request) string {
 		query := r.URL.Query()["_bearer_token"]

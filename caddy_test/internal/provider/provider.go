@@ -134,6 +134,9 @@ type Provider struct {
 	visits      []*AuthorizationRequest
 	devices     []*device
 	revocations []*Revocation
+	pins        map[string]*pin
+	metadata    Metadata
+	discovered  []string
 }
 
 // New starts a provider until the test ends. Its tokens live an hour.
@@ -155,6 +158,10 @@ func New(tb testing.TB, dialect Dialect) *Provider {
 func (p *Provider) serve(w http.ResponseWriter, r *http.Request) {
 	if page := p.dialect.Pages[r.URL.Path]; page != nil {
 		page(p, w, r)
+		return
+	}
+	if isWellKnown(r.URL.Path) {
+		p.serveMetadata(w, r)
 		return
 	}
 	switch r.URL.Path {
