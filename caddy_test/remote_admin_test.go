@@ -149,7 +149,7 @@ func TestWhatIsWrongWithCertificatesIsSaidSo(t *testing.T) {
 	}{
 		"an authority that nobody knows": {[]string{"--address", r.address, "--cert", r.admin.cert, "--key", r.admin.key}, []string{"certificate"}},
 		"no certificate of one's own":    {[]string{"--address", r.address, "--ca", r.ca}, []string{"certificate"}},
-		"a certificate unknown to Caddy": {r.as(r.none)[0:], []string{"certificate"}},
+		"a certificate unknown to Caddy": {r.as(r.none), []string{"certificate"}},
 		"a certificate without its key":  {[]string{"--address", r.address, "--cert", r.admin.cert, "--ca", r.ca}, []string{"--key"}},
 		"a key without its certificate":  {[]string{"--address", r.address, "--key", r.admin.key, "--ca", r.ca}, []string{"--cert"}},
 		"the key of another certificate": {[]string{"--address", r.address, "--cert", r.admin.cert, "--key", r.none.key, "--ca", r.ca}, []string{"key"}},
@@ -159,11 +159,9 @@ func TestWhatIsWrongWithCertificatesIsSaidSo(t *testing.T) {
 		"without TLS":                    {[]string{"--address", plain}, []string{plain}},
 		"certificates without TLS":       {[]string{"--address", r.caddy.Admin, "--cert", r.admin.cert, "--key", r.admin.key}, []string{"https"}},
 	} {
-		for _, command := range [][]string{{"list"}, {"authorize", "crm"}} {
-			output, code := r.run(append(command, c.args...)...)
-			t.Logf("%s: %s", name, command)
-			assertSaid(t, output, code, 1, c.words...)
-			assertSentences(t, output)
-		}
+		output, code := r.run(append([]string{"authorize", "crm"}, c.args...)...)
+		t.Log(name)
+		assertSaid(t, output, code, 1, c.words...)
+		assertSentences(t, output)
 	}
 }

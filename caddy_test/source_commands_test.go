@@ -263,10 +263,11 @@ func TestAWrongNameIsCorrected(t *testing.T) {
 		if strings.Contains(strings.ToLower(output), "did you mean") {
 			t.Errorf("%s: something is meant that is nothing like it:\n%s", command, output)
 		}
-		for _, hostile := range []string{"../config", "crm/refresh", "%2e%2e", "crm?x=1", "crm#x", "", "crm\nx"} {
-			if output, code := d.run(command, hostile); code != 1 {
-				t.Errorf("%s %q ended with %d:\n%s", command, hostile, code, output)
-			}
+	}
+	for i, hostile := range []string{"../config", "crm/refresh", "%2e%2e", "crm?x=1", "crm#x", "", "crm\nx", ".."} {
+		command := []string{"authorize", "revoke", "refresh", "show"}[i%4]
+		if output, code := d.run(command, hostile); code != 1 {
+			t.Errorf("%s %q ended with %d:\n%s", command, hostile, code, output)
 		}
 	}
 	if resp, body := harness.Get(t, d.url+"/data"); resp.StatusCode != http.StatusBadGateway {
