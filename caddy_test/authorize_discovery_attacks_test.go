@@ -89,14 +89,14 @@ func lead(w http.ResponseWriter, address string) {
 
 // newFarConsent is a source whose provider is far away, and found by its
 // metadata.
-func newFarConsent(t *testing.T, grant string, metadata provider.Metadata) (*consent, *farAway) {
+func newFarConsent(t *testing.T, grant string, metadata provider.Metadata, options ...string) (*consent, *farAway) {
 	t.Helper()
 	a := newConsent(t, nil)
 	metadata.Base, metadata.OpenID = farIssuer, true
 	a.p.Announce(metadata)
 	f := newFarAway(t, a.p)
 	a.grant, a.endpoints = grant, "issuer "+farIssuer
-	a.options = "timeout 3s\n transport http {\n tls_trust_pool file {{dir}}/ca.pem\n network_proxy url " + f.proxy + "\n}"
+	a.options = "timeout 3s\n transport http {\n tls_trust_pool file {{dir}}/ca.pem\n network_proxy url " + f.proxy + "\n}\n" + strings.Join(options, "\n")
 	a.start(harness.File("ca.pem", f.ca))
 	return a, f
 }
@@ -192,6 +192,17 @@ func (a *consent) spoilEndpoint(f *farAway, endpoint string, address any) {
 		if !strings.HasPrefix(went, farIssuer+"/.well-known/") && (got.status != http.StatusOK || went != farIssuer+"/token") {
 			a.t.Errorf("%s %v: asked was %s", endpoint, address, went)
 		}
+	}
+}
+
+// TestAnIssuerByHTTPSLeadsToNoPlainHTTP allows plain http, for the sake of another
+// address: what an issuer says by https must lead to https all the same.
+func TestAnIssuerByHTTPSLeadsToNoPlainHTTP(t *testing.T) {
+	t.Parallel()
+	a, f := newFarConsent(t, "", provider.Metadata{}, "insecure_http")
+	for _, endpoint := range []string{"authorization_endpoint", "token_endpoint", "revocation_endpoint"} {
+		a.spoilEndpoint(f, endpoint, "http://issuer.example.org/token")
+		a.spoilEndpoint(f, endpoint, "http://127.0.0.1/token")
 	}
 }
 
