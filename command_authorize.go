@@ -182,6 +182,10 @@ func (r *authorizing) paste(ctx context.Context, line string) (code int, err err
 		fmt.Print("> ")
 		return 0, nil, false
 	}
+	if wasCut(line) {
+		fmt.Printf("\nThe terminal has cut this line at %d bytes. Paste only the code that is in it, which stands\nbehind code= and ends at the next &.\n\n> ", len(line))
+		return 0, nil, false
+	}
 	err = r.ask(ctx, http.MethodPost, "/complete", completion{ID: r.id, Code: line})
 	refused, ok := errors.AsType[*adminRefusal](err)
 	switch {
@@ -238,6 +242,12 @@ func (r *authorizing) tellGranted() {
 	if r.Message != "" {
 		fmt.Println(r.Message)
 	}
+}
+
+// wasCut says whether a terminal has cut a line: Linux does at 4095 bytes, macOS at
+// 1023.
+func wasCut(line string) bool {
+	return (len(line) == 4095 || len(line) == 1023) && term.IsTerminal(int(os.Stdin.Fd())) //nolint:gosec // a file descriptor fits
 }
 
 // readLines returns what is typed. The goroutine ends with the input or with the

@@ -52,6 +52,7 @@ type record struct {
 	Node       string          `json:"node"`
 	Stored     time.Time       `json:"stored"`
 	Shared     bool            `json:"shared,omitempty"`
+	Grant      uint64          `json:"grant,omitempty"`
 	Revoked    bool            `json:"revoked,omitempty"` // and there is no token
 	KeyID      string          `json:"key_id,omitempty"`
 	Ciphertext []byte          `json:"ciphertext,omitempty"`
@@ -153,13 +154,13 @@ func (s *store) decode(key string, text []byte) (*refresher.Record, error) {
 		}
 	}
 	if r.Revoked {
-		return &refresher.Record{Counter: r.Counter, Origin: r.Origin, Shared: r.Shared}, nil
+		return &refresher.Record{Counter: r.Counter, Origin: r.Origin, Grant: r.Grant, Shared: r.Shared}, nil
 	}
 	token, err := tokensource.Decode(plain)
 	if err != nil {
 		return nil, unreadable("is damaged")
 	}
-	return &refresher.Record{Counter: r.Counter, Origin: r.Origin, Token: token, Foreign: !s.source.Takes(token), Shared: r.Shared}, nil
+	return &refresher.Record{Counter: r.Counter, Origin: r.Origin, Grant: r.Grant, Token: token, Foreign: !s.source.Takes(token), Shared: r.Shared}, nil
 }
 
 // bound is what the ciphertext of a record is bound to.
@@ -195,7 +196,7 @@ func (s *store) encode(r *refresher.Record) ([]byte, error) {
 		}
 	}
 	out := record{
-		Version: recordVersion, Counter: r.Counter, Origin: r.Origin, Node: node,
+		Version: recordVersion, Counter: r.Counter, Origin: r.Origin, Grant: r.Grant, Node: node,
 		Stored: time.Now().UTC().Truncate(time.Millisecond), Shared: r.Shared, Revoked: r.Token == nil,
 	}
 	keys, err := s.keys.resolve()

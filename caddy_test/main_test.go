@@ -8,6 +8,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/caddytoken/inject-token/caddy_test/internal/browser"
 	"github.com/caddytoken/inject-token/caddy_test/internal/harness"
 )
 
@@ -18,6 +19,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	code := m.Run()
+	browser.Close()
 	harness.RemoveNodeServers()
 	harness.RemoveBinary()
 	os.Exit(code)

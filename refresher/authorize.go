@@ -16,41 +16,45 @@ import (
 // The first result is false where the token could not be stored yet: it is in
 // use, and storing is tried again. The error is a *tokensource.Error.
 func (r *Refresher) Authorize(exchange func(context.Context) (*tokensource.Token, error)) (token *tokensource.Token, stored bool, err error) {
-	err = r.outside(func(ctx context.Context, n func() (*renewal, error)) error {
-		if token, err = exchange(ctx); err != nil {
+	err = r.outside(func(turn func() (*renewal, error)) error {
+		ctx, cancel := context.WithTimeout(r.base, r.options.Timeout)
+		defer cancel()
+		if token, err = exchange(ctx); err != nil || token == nil {
 			return cause(err)
 		}
-		turn, err := n()
+		n, err := turn()
 		if err != nil {
 			return cause(err)
 		}
-		stored = turn.grant(token)
-		r.granted(token, turn.state.counter, stored)
-		turn.e.Log.Info("authorized", tokenFields(token, turn.state.counter)...)
+		stored = n.grant(token)
+		r.granted(token, n.state.version(), stored)
+		n.e.Log.Info("authorized", tokenFields(token, n.state.counter)...)
 		return nil
 	})
 	return token, stored, err
 }
 
-// grant makes a token the newest of the lineage, and of the storage if it can be.
+// grant makes what a person has done the newest of the lineage, and of the storage
+// if it can be: a token, or nil where the last one was revoked.
 func (n *renewal) grant(token *tokensource.Token) (stored bool) {
-	n.state.token, n.state.unsaved, n.state.granted, n.state.lost, n.state.claim = token, true, true, false, 0
-	n.state.looked = n.r.now()
+	n.state.begin(token, n.r.now())
 	if n.store() == nil {
 		n.state.granted = false
 		return true
 	}
-	_, _ = n.lock() // which another node may hold for long: a grant outranks what it stores
+	if n.unlock == nil {
+		_, _ = n.lock() // which another node may hold for long: a grant outranks what that stores
+	}
 	return n.r.keepIn(n.store(), &n.state) == nil
 }
 
 // granted publishes what a person has authorized.
-func (r *Refresher) granted(token *tokensource.Token, counter uint64, stored bool) {
+func (r *Refresher) granted(token *tokensource.Token, v version, stored bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.grants++
 	r.landed(token, 0)
-	r.counter = counter
+	r.version = v
 	r.refusals = refusals{}
 	if !stored {
 		r.unsaved = true
@@ -61,41 +65,47 @@ func (r *Refresher) granted(token *tokensource.Token, counter uint64, stored boo
 // Revoke has the newest token given back to its provider, and forgets it, on all
 // nodes. Where that fails nothing is forgotten. The error is a *tokensource.Error.
 func (r *Refresher) Revoke(revoke func(context.Context, *tokensource.Token) error) error {
-	return r.outside(func(ctx context.Context, n func() (*renewal, error)) error {
-		turn, err := n()
+	return r.outside(func(turn func() (*renewal, error)) error {
+		n, err := turn()
 		if err != nil {
 			return cause(err)
 		}
-		if turn.store() != nil {
-			if _, err := turn.lock(); err == error(errEnded) {
+		if n.store() != nil {
+			if _, err := n.lock(); err == error(errEnded) {
 				return errEnded
 			}
-			_, _ = turn.adopt() // the newest is the one to be revoked
+			_, _ = n.adopt() // the newest is the one to be revoked
 		}
-		if token := turn.state.token; token != nil {
+		if token := n.state.token; token != nil {
+			ctx, cancel := context.WithTimeout(r.base, r.options.Timeout)
+			defer cancel()
 			if err := revoke(ctx, token); err != nil {
 				return cause(err)
 			}
 		}
-		stored := turn.grant(nil)
-		r.mu.Lock()
-		r.grants++
-		if !stored {
-			r.unsaved = true
-			r.keep()
-		}
-		r.mu.Unlock()
-		r.forget(turn.state.counter)
-		turn.e.Log.Info("revoked")
+		r.revoked(n.grant(nil))
+		r.forget(n.state.version())
+		n.e.Log.Info("revoked")
 		return nil
 	})
 }
 
-// forget drops what was obtained. The counter is that of the storage.
-func (r *Refresher) forget(counter uint64) {
+// revoked has the outcome of a renewal that is under way ignored.
+func (r *Refresher) revoked(stored bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.counter = counter
+	r.grants++
+	if !stored {
+		r.unsaved = true
+		r.keep()
+	}
+}
+
+// forget drops what was obtained. The version is that of the storage.
+func (r *Refresher) forget(v version) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.version = v
 	r.current.Store(nil)
 	r.obtained = nil
 	r.suspect = false
@@ -103,15 +113,16 @@ func (r *Refresher) forget(counter uint64) {
 	if r.flight == nil {
 		r.stopTimer()
 		r.failures, r.failure = 0, nil
-		if r.options.Person {
+		if r.options.Person && !r.ended {
 			defer r.fly() // which finds that a person is needed, and says so
 		}
 	}
 }
 
 // outside does what is no renewal and takes the turn of the lineage all the same,
-// when turn is called. The end of the refresher waits for it.
-func (r *Refresher) outside(do func(ctx context.Context, turn func() (*renewal, error)) error) (err error) {
+// when turn is called. It waits for that for as long as it takes, since what a
+// person has done cannot be had again. The end of the refresher waits for it.
+func (r *Refresher) outside(do func(turn func() (*renewal, error)) error) (err error) {
 	r.mu.Lock()
 	e := r.environment()
 	select {
@@ -126,8 +137,6 @@ func (r *Refresher) outside(do func(ctx context.Context, turn func() (*renewal, 
 	r.authorizing.Add(1)
 	r.mu.Unlock()
 	defer r.authorizing.Done()
-	ctx, cancel := context.WithTimeout(r.base, r.options.Timeout)
-	defer cancel()
 	var n *renewal
 	defer func() {
 		if recover() != nil { // its value may hold a secret
@@ -139,13 +148,14 @@ func (r *Refresher) outside(do func(ctx context.Context, turn func() (*renewal, 
 			r.options.Lineage.newest <- n.state
 		}
 	}()
-	return do(ctx, func() (*renewal, error) {
-		newest, err := r.takeTurn(nil) // what a person has done is worth it, also at the end
-		if err != nil {
-			return nil, err
+	return do(func() (*renewal, error) {
+		select {
+		case newest := <-r.options.Lineage.newest:
+			n = &renewal{r: r, e: e, state: newest, signs: new(signs)}
+			return n, nil
+		case <-r.base.Done():
+			return nil, errEnded
 		}
-		n = &renewal{r: r, e: e, state: newest, signs: new(signs)}
-		return n, nil
 	})
 }
 

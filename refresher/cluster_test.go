@@ -15,7 +15,16 @@ var (
 )
 
 func TestModelNoRefreshTokenIsSpentTwiceAndEveryNodeHasAToken(t *testing.T) {
-	first, last := uint64(1), *modelSeeds
+	runModels(t, *modelSeeds, func(m *model, seed uint64) { m.oneUse = seed%2 == 0 })
+}
+
+func TestModelWhatAPersonDoesComesOutOnTop(t *testing.T) {
+	runModels(t, *modelSeeds/4, func(m *model, _ uint64) { m.oneUse, m.person = true, true })
+}
+
+// runModels runs schedules of models that are alike.
+func runModels(t *testing.T, seeds uint64, kind func(m *model, seed uint64)) {
+	first, last := uint64(1), seeds
 	if *modelSeed != 0 {
 		first, last = *modelSeed, *modelSeed
 	}
@@ -24,16 +33,17 @@ func TestModelNoRefreshTokenIsSpentTwiceAndEveryNodeHasAToken(t *testing.T) {
 		t.Run(fmt.Sprint(worker), func(t *testing.T) {
 			t.Parallel()
 			for seed := first + worker; seed <= last && !t.Failed(); seed += workers {
-				runModel(t, seed)
+				runModel(t, seed, kind)
 			}
 		})
 	}
 }
 
-func runModel(t *testing.T, seed uint64) {
+func runModel(t *testing.T, seed uint64, kind func(m *model, seed uint64)) {
 	synctest.Test(t, func(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a schedule that can be run again
-		m := &model{t: t, random: random, oneUse: seed%2 == 0}
+		m := &model{t: t, random: random}
+		kind(m, seed)
 		m.provider.lifetime = []time.Duration{3 * time.Second, 10 * time.Second, time.Minute}[seed%3]
 		m.provider.failing = []float64{0.1, 0, 0.5}[seed/2%3]
 		m.faulty = []float64{0, 0.02, 0.2}[seed/3%3]

@@ -30,7 +30,7 @@ func (n *renewal) bare() *tokensource.Token {
 // where it is known to be the newest, and nobody else to have it.
 func (n *renewal) withoutStore(failure error) (outcome, error) {
 	previous := n.state.token
-	unsure := !n.state.granted && (n.store().Shared() || n.state.shared || n.state.looked.IsZero())
+	unsure := (!n.state.granted || n.state.tried) && (n.store().Shared() || n.state.shared || n.state.looked.IsZero())
 	switch {
 	case n.r.options.OneUse && unsure: // nor is it known whether a person has authorized it
 		return outcome{held: true}, &tokensource.Error{

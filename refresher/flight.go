@@ -15,6 +15,7 @@ type flight struct {
 	launched bool               // guarded by Refresher.mu
 	refused  bool               // likewise: an upstream's refusal has caused it
 	look     bool               // likewise: only for what is stored
+	number   int                // likewise, of a look: later ones have higher ones
 	due      time.Time          // likewise: what the timer was set to, of a look
 	adopted  bool               // written before done is closed: the token was there already
 	done     chan struct{}      // closed when it has ended
@@ -55,16 +56,22 @@ func (r *Refresher) run(f *flight, e *Environment) {
 	r.flight = nil
 	r.doubtful.Store(false)
 	if err == error(errEnded) || f.look && err != nil { // nothing was asked
-		if err != errNothingNewer {
+		if err != errNothingNewer && err != errNewer && !isUnreadable(err) {
 			r.peekAt = r.now().Add(peekAgain)
 		}
-		if !f.due.IsZero() {
+		if !f.due.IsZero() && r.due.IsZero() { // else a person was faster
 			r.schedule(f.due)
 		}
-		if f.look && r.obtained == nil && r.failure == nil && r.options.Person {
+		if err == errNewer && (r.needsPerson() || out.version.grant > r.version.grant) {
+			// A person has authorized it; only, the token has ended since.
+			r.failures, r.failure = 0, nil
+			r.fly()
+		}
+		if f.look && r.obtained == nil && r.failure == nil && r.options.Person && !r.ended {
 			r.fly() // it was revoked, and now a person is needed
 		}
 		f.err = errEnded
+		r.looked = max(r.looked, f.number)
 		r.mu.Unlock()
 		close(f.done)
 		return
@@ -83,7 +90,7 @@ func (r *Refresher) run(f *flight, e *Environment) {
 	if err == nil {
 		f.token = out.token
 		r.landed(out.token, r.now().Sub(started))
-		r.counter = out.counter
+		r.version = out.version
 	} else {
 		f.err = cause(err)
 		r.failed(f.err, out.lifetime)
@@ -115,11 +122,11 @@ func (r *Refresher) run(f *flight, e *Environment) {
 // overtaken ends a flight whose outcome is of a time before a person has authorized
 // or revoked the source. The caller holds mu.
 func (r *Refresher) overtaken(f *flight) {
+	f.token = r.Current()
 	switch {
-	case r.obtained != nil:
-		f.token = r.Current()
-		r.landed(r.obtained, 0)
-	case r.options.Person:
+	case !r.due.IsZero():
+		r.schedule(r.due)
+	case r.obtained == nil && r.options.Person && !r.ended:
 		r.fly()
 	}
 }
@@ -153,7 +160,7 @@ func (r *Refresher) landed(token *tokensource.Token, took time.Duration) {
 func (r *Refresher) failed(err *tokensource.Error, lifetime time.Duration) {
 	r.failure = err
 	r.failures++
-	r.looked = r.now()
+	r.lookedAt = r.now()
 	if err.Permanent {
 		if r.suspect && isDead(err) {
 			r.current.Store(nil)
@@ -228,6 +235,7 @@ func (r *Refresher) doDue() (report func(*zap.Logger)) {
 			r.scheduleLook()
 		}
 	default:
+		r.stopTimer() // which is said once
 		fields := r.failureFields()
 		return func(log *zap.Logger) { log.Error("the token has ended, and there is no other", fields...) }
 	}
@@ -248,7 +256,7 @@ func (r *Refresher) lookForChange() chan struct{} {
 	if !r.failure.Permanent && untilEither(r.retryAt, r.now()) <= lookEvery {
 		return nil
 	}
-	if r.now().Sub(r.looked) < lookEvery {
+	if r.now().Sub(r.lookedAt) < lookEvery {
 		return nil
 	}
 	r.look = make(chan struct{})
@@ -265,7 +273,7 @@ func (r *Refresher) lookNow(failure *tokensource.Error) {
 	defer r.mu.Unlock()
 	close(r.look)
 	r.look = nil
-	r.looked = r.now() // not when it began: a slow one is not to be repeated at once
+	r.lookedAt = r.now() // not when it began: a slow one is not to be repeated at once
 	switch {
 	case r.failure != failure || r.ended:
 	case changed:
@@ -290,7 +298,7 @@ func (r *Refresher) report(e *Environment, out outcome, err error, first bool) f
 		case first:
 			message = "token obtained"
 		}
-		fields := tokenFields(token, out.counter)
+		fields := tokenFields(token, out.version.counter)
 		return func(log *zap.Logger) { log.Info(message, fields...) }
 	}
 	fields := r.failureFields()

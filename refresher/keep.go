@@ -41,7 +41,7 @@ func (r *Refresher) keep() {
 // keepNow returns whether there is nothing left to store, and if there is,
 // whether other nodes wait for it.
 func (r *Refresher) keepNow() (kept, awaited bool) {
-	newest, err := r.takeTurn(r.closed)
+	newest, err := r.takeTurn()
 	if err != nil {
 		return err == error(errEnded), true
 	}
@@ -58,6 +58,9 @@ func (r *Refresher) keepNow() (kept, awaited bool) {
 	}
 	r.mu.Lock()
 	r.keeping = false
+	if r.version.compare(newest.version()) < 0 {
+		r.version = newest.version()
+	}
 	again := r.unsaved
 	r.unsaved = false
 	r.mu.Unlock()
@@ -71,18 +74,22 @@ func (r *Refresher) keepNow() (kept, awaited bool) {
 // history: that of a storage which others have had before us.
 func (r *Refresher) keepIn(store *patientStore, newest *state) error {
 	record, err := store.load()
+	stored := newest.granted && record != nil && record.Origin == newest.origin // by a try that seemed to fail
 	switch {
 	case isNewer(err), err != nil && !isUnreadable(err):
 		return err
-	case newest.granted:
-		newest.outrank(record)
+	case newest.granted && !stored:
+		if record != nil {
+			newest.outrank(record)
+		}
+		newest.tried = true
 	case isUnreadable(err) && r.options.OneUse && newest.claim == 0:
 		return err // it may be a newer one
-	case record != nil && newest.isOther(record):
+	case record != nil && newest.isBehind(record):
 		newest.take(record, onThisClock(record.Token, time.Time{}, r.now()))
 		return nil
 	}
-	if record == nil || record.Counter < newest.counter {
+	if record == nil || record.version().compare(newest.version()) < 0 {
 		if isUnreadable(err) {
 			if err := store.do(store.SetAside); err != nil {
 				return err
@@ -92,7 +99,7 @@ func (r *Refresher) keepIn(store *patientStore, newest *state) error {
 			return err
 		}
 	}
-	newest.unsaved, newest.granted, newest.claim = false, false, 0
+	newest.unsaved, newest.granted, newest.tried, newest.claim = false, false, false, 0
 	return nil
 }
 

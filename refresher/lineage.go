@@ -1,6 +1,7 @@
 package refresher
 
 import (
+	"cmp"
 	"crypto/rand"
 	"strings"
 	"sync/atomic"
@@ -28,11 +29,13 @@ type state struct {
 	token   *tokensource.Token
 	counter uint64
 	origin  string // which history of records counter belongs to
+	grant   uint64 // how often a person has authorized or revoked it
 
 	looked  time.Time // when the storage was read last; zero: never
 	shared  bool      // another node was seen at work
 	unsaved bool      // token could not be stored
-	granted bool      // a person has authorized it, and it is not stored: it is newer than what is
+	granted bool      // a person has authorized or revoked it, and that is not stored
+	tried   bool      // to store that was tried, and may have succeeded all the same
 	lost    bool      // the storage has lost the record, and others may have a newer one
 	claim   uint64    // of the intent by which it was obtained, while it is unsaved; 0: none
 }
@@ -44,31 +47,52 @@ func NewLineage() *Lineage {
 	return l
 }
 
+// version is how new a record is, within one storage.
+type version struct{ grant, counter uint64 }
+
+func (r *Record) version() version { return version{r.Grant, r.Counter} }
+
+// compare returns whether v is newer (1), older (-1) or the same as other.
+func (v version) compare(other version) int {
+	return cmp.Or(cmp.Compare(v.grant, other.grant), cmp.Compare(v.counter, other.counter))
+}
+
+func (s *state) version() version { return version{s.grant, s.counter} }
+
 // isOther says whether a record is of another history.
 func (s *state) isOther(r *Record) bool { return s.origin != "" && r.Origin != s.origin }
 
-// take makes a record the newest.
-func (s *state) take(r *Record, token *tokensource.Token) {
-	s.token, s.counter, s.origin = token, r.Counter, r.Origin
-	s.unsaved, s.lost, s.granted, s.claim = false, false, false, 0
+// isBehind says whether a record is to be taken: what a person has done is newer
+// than what was there before, another history is that of a storage which others
+// have had before us, and within one the counter tells.
+func (s *state) isBehind(r *Record) bool {
+	if r.Grant == s.grant && s.isOther(r) {
+		return true
+	}
+	return r.version().compare(s.version()) > 0
 }
 
-// ahead is how far the counter of what a person has authorized or revoked is ahead
-// of what is stored: no renewal that is under way shall come out equal.
-const ahead = 8
+// take makes a record the newest.
+func (s *state) take(r *Record, token *tokensource.Token) {
+	s.token, s.counter, s.origin, s.grant = token, r.Counter, r.Origin, r.Grant
+	s.unsaved, s.lost, s.granted, s.tried, s.claim = false, false, false, false, 0
+}
 
-// outrank numbers the state so that it is newer than a record, if there is one.
+// begin makes what a person has done the newest: nil where that was to revoke. A
+// history begins with it.
+func (s *state) begin(token *tokensource.Token, now time.Time) {
+	s.token, s.origin, s.looked = token, rand.Text(), now
+	s.counter++
+	s.grant++
+	s.unsaved, s.granted, s.tried, s.lost, s.claim = true, true, false, false, 0
+}
+
+// outrank numbers what a person has done so that it is newer than a record.
 func (s *state) outrank(r *Record) {
-	if r != nil {
-		s.origin, s.counter = r.Origin, max(s.counter, r.Counter)
-		s.shared = s.shared || r.Shared
-	}
-	if s.origin == "" {
-		s.origin = rand.Text() // a history begins
-	}
-	s.counter += ahead
+	s.counter, s.grant = max(s.counter, r.Counter+1), max(s.grant, r.Grant+1)
+	s.shared = s.shared || r.Shared
 }
 
 func (s *state) record() *Record {
-	return &Record{Counter: s.counter, Origin: s.origin, Token: s.token, Shared: s.shared}
+	return &Record{Counter: s.counter, Origin: s.origin, Grant: s.grant, Token: s.token, Shared: s.shared}
 }

@@ -30,10 +30,13 @@ type model struct {
 	random *rand.Rand
 	faulty float64 // how often an access of the storage fails
 	oneUse bool    // grant refresh_token, else client_credentials
+	person bool    // grant authorization_code, and oneUse
 	store  modelStorage
 	nodes  []*modelNode
 
 	provider modelProvider
+
+	acts sync.WaitGroup // of persons
 
 	mu     sync.Mutex // guards events
 	events []string
@@ -76,6 +79,7 @@ type modelNode struct {
 	id      string
 	skew    time.Duration
 	r       *Refresher
+	source  *tokensource.Source
 	detach  func()
 	mu      sync.Mutex
 	thaw    chan struct{} // not nil while it is frozen
@@ -143,6 +147,7 @@ func (s *modelStorage) overwriter() string {
 type modelRecord struct {
 	counter uint64
 	origin  string
+	grant   uint64
 	token   []byte
 	shared  bool
 }
@@ -186,22 +191,27 @@ func (s *modelStore) Shared() bool { return true }
 
 func (s *modelStore) Load(context.Context) (out *Record, err error) {
 	err = s.access("", func(storage *modelStorage) {
-		if r := storage.record; r != nil {
+		if r := storage.record; r != nil && r.token == nil {
+			out = &Record{Counter: r.counter, Origin: r.origin, Grant: r.grant, Shared: r.shared}
+		} else if r != nil {
 			token, problem := tokensource.Decode(r.token)
 			if problem != nil {
 				s.m.t.Error(problem)
 				return
 			}
-			out = &Record{Counter: r.counter, Origin: r.origin, Token: token, Foreign: !s.source.Takes(token), Shared: r.shared}
+			out = &Record{Counter: r.counter, Origin: r.origin, Grant: r.grant, Token: token, Foreign: !s.source.Takes(token), Shared: r.shared}
 		}
 	})
 	return out, err
 }
 
 func (s *modelStore) Save(_ context.Context, r *Record) error {
-	text, err := r.Token.Encode()
-	if err != nil {
-		return err
+	var text []byte
+	if r.Token != nil {
+		var err error
+		if text, err = r.Token.Encode(); err != nil {
+			return err
+		}
 	}
 	return s.access(fmt.Sprint("saves ", r.Counter), func(storage *modelStorage) {
 		if storage.record != nil && storage.record.counter > r.Counter {
@@ -210,7 +220,7 @@ func (s *modelStore) Save(_ context.Context, r *Record) error {
 				storage.overwritten = s.id
 			}
 		}
-		storage.record = &modelRecord{r.Counter, r.Origin, text, r.Shared}
+		storage.record = &modelRecord{r.Counter, r.Origin, r.Grant, text, r.Shared}
 		s.setPending(false)
 	})
 }
@@ -292,7 +302,7 @@ type modelProvider struct {
 	lifetime time.Duration
 	next     int
 	families map[string]*modelFamily // by refresh token
-	access   map[string]time.Time    // when it was issued
+	access   map[string]*modelFamily // by access token that was issued
 	twice    []string                // how it came that one was spent twice
 }
 
@@ -325,7 +335,10 @@ func (w modelWire) RoundTrip(req *http.Request) (*http.Response, error) {
 		time.Sleep(w.m.upTo(500 * time.Millisecond))
 		return answerOf(http.StatusServiceUnavailable, "{}"), nil
 	}
-	answer := w.answer(form)
+	answer := w.revoke(form)
+	if answer == nil {
+		answer = w.answer(form)
+	}
 	if err := w.step(450 * time.Millisecond); err != nil {
 		return nil, err
 	}
@@ -367,7 +380,7 @@ func (w modelWire) answer(form url.Values) *http.Response {
 	}
 	family.newest = refresh
 	p.families[refresh] = family
-	p.access[access] = time.Now()
+	p.access[access] = family
 	w.m.log("%s gets %s for %q", w.id, access, spent)
 	return answerOf(http.StatusOK, fmt.Sprintf(`{"access_token":%q,"refresh_token":%q,"expires_in":%g}`, access, refresh, p.lifetime.Seconds()))
 }
@@ -402,14 +415,18 @@ func (m *model) start(slot int, skew time.Duration) {
 		Grant: "client_credentials", TokenURL: "https://auth.example.org/token", ClientID: "crm", ClientSecret: "s3cr3t-of-the-model",
 		Transport: modelWire{n},
 	}
-	if m.oneUse {
+	switch {
+	case m.person:
+		config.Grant, config.RevokeURL = "authorization_code", "https://auth.example.org/revoke"
+	case m.oneUse:
 		config.Grant, config.RefreshToken = "refresh_token", "refresh-seed"
 	}
 	source, err := tokensource.New(config)
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	n.r = New(Options{OneUse: m.oneUse})
+	n.source = source
+	n.r = New(Options{OneUse: m.oneUse, Person: m.person})
 	n.r.now = n.now
 	m.nodes[slot] = n
 	m.log("%s starts, %v ahead", n.id, skew)
@@ -454,7 +471,7 @@ func (m *model) run() {
 	const length = 40 * time.Second
 	m.store.intents = make(map[claimID]Intent)
 	m.provider.families = map[string]*modelFamily{"refresh-seed": {newest: "refresh-seed", spender: make(map[string]*modelNode)}}
-	m.provider.access = make(map[string]time.Time)
+	m.provider.access = make(map[string]*modelFamily)
 	skews := make([]time.Duration, 3)
 	if m.chance(0.4) {
 		for i := range skews {
@@ -471,6 +488,8 @@ func (m *model) run() {
 		slot := int(m.upTo(3))
 		n := m.nodes[slot]
 		switch {
+		case m.person && m.chance(0.3):
+			m.actOfAPerson(n)
 		case m.chance(0.25): // an upstream refuses
 			if token := n.r.Current(); token != nil {
 				m.log("%s reports %s", n.id, token.AccessToken)
@@ -519,6 +538,9 @@ func (m *model) settle() {
 		if thaw != nil {
 			<-thaw
 		}
+		if m.person {
+			continue
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		for {
 			token, err := n.r.Token(ctx)
@@ -539,6 +561,9 @@ func (m *model) settle() {
 			time.Sleep(time.Second)
 		}
 		cancel()
+	}
+	if m.person {
+		m.settlePerson()
 	}
 	for _, n := range m.nodes {
 		n.r.Close(time.Minute)

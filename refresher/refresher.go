@@ -115,7 +115,7 @@ type Refresher struct {
 	environments []*Environment
 	obtained     *tokensource.Token // the newest, also where it is not current
 	landedAt     time.Time          // when it was
-	counter      uint64             // its own, in the storage; 0: not known
+	version      version            // its own, in the storage; zero: not known
 	grants       int                // how often a person has authorized or revoked it
 	flight       *flight            // nil: none under way
 	timer        *time.Timer
@@ -125,10 +125,12 @@ type Refresher struct {
 	retryAt      time.Time // no token request before; only with a failure
 	waitedFor    bool      // callers wait until then
 	look         chan struct{}
-	looked       time.Time
+	lookedAt     time.Time
 	refusals     refusals
 	suspect      bool      // the upstream refused current
 	peekAt       time.Time // no peek before
+	looks        int       // how many were begun
+	looked       int       // the last one that has ended
 	keeping      bool      // a goroutine stores the newest token
 	watching     bool      // a goroutine looks for what other nodes store
 	unsaved      bool      // the log says that a token could not be stored
@@ -224,8 +226,11 @@ func (r *Refresher) Current() *tokensource.Token {
 
 // wait is the way of those who find no valid token.
 func (r *Refresher) wait(ctx context.Context) (*tokensource.Token, error) {
-	for looked := false; ; {
+	for arrived := -1; ; {
 		r.mu.Lock()
+		if arrived < 0 {
+			arrived = r.looks
+		}
 		if t := r.Current(); t != nil {
 			r.mu.Unlock()
 			return t, nil
@@ -241,13 +246,14 @@ func (r *Refresher) wait(ctx context.Context) (*tokensource.Token, error) {
 		case done != nil:
 		case refused == nil:
 			f = r.fly()
-		case looked:
+		case r.needsPerson() && r.looked > arrived: // since we came
 			r.mu.Unlock()
 			return nil, refused
 		default:
-			if f = r.peek(); f != nil {
-				looked = r.failure.AuthorizationRequired
-			} else {
+			if f = r.peek(); f == nil {
+				f = r.flight // a look as well
+			}
+			if f == nil {
 				pause, short := r.lookPause()
 				if !short {
 					pause, short = r.shortPause()
@@ -310,10 +316,11 @@ func (r *Refresher) peek() *flight {
 		return nil
 	}
 	r.peekAt = r.now().Add(peekEvery)
-	if r.failure != nil && r.failure.AuthorizationRequired {
+	if r.needsPerson() {
 		r.peekAt = r.now().Add(grantEvery)
 	}
-	f := &flight{done: make(chan struct{}), look: true, due: r.due}
+	r.looks++
+	f := &flight{done: make(chan struct{}), look: true, number: r.looks, due: r.due}
 	r.stopTimer()
 	r.flight = f
 	r.launch()
@@ -323,7 +330,7 @@ func (r *Refresher) peek() *flight {
 // lookPause returns how long it is until the storage is looked at again for what a
 // person has authorized on another node. The caller holds mu.
 func (r *Refresher) lookPause() (pause time.Duration, short bool) {
-	if r.failure == nil || !r.failure.AuthorizationRequired {
+	if !r.needsPerson() {
 		return 0, false
 	}
 	e := r.environment()
@@ -334,7 +341,7 @@ func (r *Refresher) lookPause() (pause time.Duration, short bool) {
 // backingOff returns why no token request is made now, or nil. The caller
 // holds mu.
 func (r *Refresher) backingOff() *Unavailable {
-	if r.failure == nil || r.flight != nil {
+	if r.failure == nil || r.flight != nil && !r.flight.look {
 		return nil
 	}
 	if r.failure.Permanent {

@@ -20,6 +20,7 @@ const mostStarts = 5
 
 var (
 	errNothingNewer = errors.New("the storage holds nothing newer")
+	errNewer        = errors.New("the storage holds what is newer, and has ended")
 	errBusy         = errors.New("another node has not ended its renewal")
 	errFrozen       = errors.New("this process was frozen before it sent a refresh token")
 )
@@ -46,7 +47,7 @@ type renewal struct {
 // outcome is what a renewal has come to.
 type outcome struct {
 	token   *tokensource.Token
-	counter uint64
+	version version
 	adopted bool  // it was in the storage
 	unsaved error // why it could not be stored
 	held    bool  // nobody was asked, and that is looked at again each second
@@ -57,7 +58,7 @@ type outcome struct {
 
 // renew obtains one token.
 func (r *Refresher) renew(e *Environment, look bool) (out outcome, err error) {
-	newest, err := r.takeTurn(r.closed)
+	newest, err := r.takeTurn()
 	grants := r.countGrants()
 	if err != nil {
 		return outcome{grants: grants}, err
@@ -101,7 +102,7 @@ func (n *renewal) store() *patientStore {
 }
 
 // takeTurn waits for the newest token of the lineage, which is to be given back.
-func (r *Refresher) takeTurn(closed <-chan struct{}) (newest state, err error) {
+func (r *Refresher) takeTurn() (newest state, err error) {
 	select {
 	case newest = <-r.options.Lineage.newest:
 		return newest, nil
@@ -112,7 +113,7 @@ func (r *Refresher) takeTurn(closed <-chan struct{}) (newest state, err error) {
 	select {
 	case newest = <-r.options.Lineage.newest:
 		return newest, nil
-	case <-closed:
+	case <-r.closed:
 		return state{}, errEnded
 	case <-timer.C:
 		return state{}, &tokensource.Error{Reason: "a token request of another configuration of this source has not ended"}
@@ -160,7 +161,11 @@ func (n *renewal) run() (outcome, error) {
 
 // begin goes through one renewal.
 func (n *renewal) begin() (outcome, error) {
+	before := n.state.version()
 	found, err := n.adopt()
+	if err == nil && n.look && n.state.token != nil && n.state.version() != before {
+		err = errNewer
+	}
 	if err == nil && found.token == nil && n.state.unsaved && !n.look {
 		err = n.r.keepIn(n.store(), &n.state)
 	}
@@ -168,7 +173,7 @@ func (n *renewal) begin() (outcome, error) {
 	case found.token != nil:
 		return found, nil
 	case n.look:
-		return outcome{}, cmp.Or(err, errNothingNewer)
+		return outcome{version: n.state.version()}, cmp.Or(err, errNothingNewer)
 	case errors.Is(err, ErrNoIdentity):
 		out, err := n.obtain(n.state.token)
 		if err == nil {
@@ -238,24 +243,24 @@ func (n *renewal) adopt() (outcome, error) {
 	since := n.state.looked
 	n.state.looked = now
 	switch {
-	case record != nil && n.state.isOther(record): // it is another storage
+	case record != nil && n.state.isBehind(record) && n.state.isOther(record): // it is another storage, or a grant
 		since = time.Time{}
-	case record == nil && n.state.counter > 0, record != nil && record.Counter < n.state.counter:
+	case record == nil && n.state.counter > 0, record != nil && record.version().compare(n.state.version()) < 0:
 		n.state.lost = n.state.lost || !n.state.unsaved
 		n.state.unsaved = true
 		return outcome{}, nil
 	case record == nil:
 		return outcome{}, nil
-	case record.Counter == n.state.counter && !n.isBehind():
+	case record.version() == n.state.version() && !n.isBehind():
 		return outcome{}, nil
-	case record.Counter == n.state.counter:
+	case record.version() == n.state.version():
 		since = time.Time{} // it was there when that was
 	default:
 		n.state.shared = n.state.shared || record.Shared || !since.IsZero()
 	}
 	n.state.take(record, onThisClock(record.Token, since, now))
 	if record.Token == nil {
-		n.r.forget(record.Counter)
+		n.r.forget(record.version())
 		return outcome{}, nil
 	}
 	if record.Foreign {
@@ -267,7 +272,7 @@ func (n *renewal) adopt() (outcome, error) {
 	if !alive(n.state.token, now) {
 		return outcome{}, nil
 	}
-	return outcome{token: n.state.token, counter: record.Counter, adopted: true}, nil
+	return outcome{token: n.state.token, version: record.version(), adopted: true}, nil
 }
 
 // isBehind says whether this refresher does not have the newest token of the
@@ -276,7 +281,7 @@ func (n *renewal) isBehind() bool {
 	n.r.mu.Lock()
 	defer n.r.mu.Unlock()
 	if n.state.token == nil {
-		return false
+		return n.r.obtained != nil
 	}
 	return n.r.obtained == nil || n.r.obtained.AccessToken != n.state.token.AccessToken
 }
@@ -295,7 +300,7 @@ func (n *renewal) obtainAndSave(previous *tokensource.Token) (outcome, error) {
 		return outcome{}, err
 	}
 	record, failure := n.store().load()
-	if failure == nil && record != nil && (record.Counter > n.state.counter || n.state.isOther(record)) {
+	if failure == nil && record != nil && n.state.isBehind(record) {
 		// Somebody went on, while this process was frozen or had no lock.
 		n.spent = false
 		found, err := n.adopt()
@@ -334,7 +339,7 @@ func (n *renewal) advance(out *outcome, unsaved error) {
 	if n.spent {
 		n.state.claim = n.claim
 	}
-	out.counter, out.unsaved = n.state.counter, unsaved
+	out.version, out.unsaved = n.state.version(), unsaved
 }
 
 // obtain asks the source.

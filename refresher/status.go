@@ -56,12 +56,12 @@ type Status struct {
 func (r *Refresher) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := Status{Token: r.Current(), Failure: r.failure, Failures: r.failures, Counter: r.counter, Unsaved: r.unsaved}
+	s := Status{Token: r.Current(), Failure: r.failure, Failures: r.failures, Counter: r.version.counter, Unsaved: r.unsaved}
 	if s.Token != nil {
 		s.LastRenewal = r.landedAt
 	}
 	switch {
-	case r.failure != nil && r.failure.AuthorizationRequired:
+	case r.needsPerson():
 		s.State = NeedsAuthorization
 	case s.Token == nil:
 		s.State = NoToken
@@ -79,12 +79,15 @@ func (r *Refresher) Status() Status {
 	return s
 }
 
+// needsPerson says whether nothing helps but a person. The caller holds mu.
+func (r *Refresher) needsPerson() bool { return r.failure != nil && r.failure.AuthorizationRequired }
+
 // Look looks into the storage for what another node has stored, where a person
 // must authorize this source: that may have been done there.
 func (r *Refresher) Look(ctx context.Context) {
 	r.mu.Lock()
 	var f *flight
-	if r.failure != nil && r.failure.AuthorizationRequired {
+	if r.needsPerson() {
 		if f = r.peek(); f == nil {
 			f = r.flight
 		}

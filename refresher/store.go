@@ -52,6 +52,10 @@ type Record struct {
 	// of different ones do not compare.
 	Origin string
 
+	// Grant is how often a person has authorized or revoked the source. A record with
+	// a higher one is newer, whatever its counter and origin.
+	Grant uint64
+
 	// Token is what was obtained; nil where it was revoked since.
 	Token *tokensource.Token
 

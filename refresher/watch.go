@@ -43,8 +43,11 @@ func (r *Refresher) watchNow() {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if record.Counter > r.counter {
+	switch record.version().compare(r.version) {
+	case 1:
 		r.peekAt = time.Time{}
 		r.peek()
+	case -1: // of a renewal whose storing was slow
+		r.keep()
 	}
 }

@@ -30,6 +30,8 @@ type world struct {
 	provider *provider
 	log      *observer.ObservedLogs
 	logger   *zap.Logger
+	as       Options
+	others   []*Refresher // end with it
 }
 
 // inWorld runs a test on virtual time.
@@ -47,6 +49,7 @@ func inWorld(t *testing.T, options Options, test func(w *world)) {
 			provider:  &provider{name: "main", now: clock.now, lifetime: time.Hour},
 			log:       logs,
 			logger:    zap.New(core),
+			as:        options,
 		}
 		w.now = clock.now
 		defer w.finish()
@@ -56,6 +59,9 @@ func inWorld(t *testing.T, options Options, test func(w *world)) {
 
 func (w *world) finish() {
 	w.t.Helper()
+	for _, r := range w.others {
+		r.Close(time.Hour)
+	}
 	w.Close(time.Hour)
 	synctest.Wait()
 	asked := w.provider.requests()

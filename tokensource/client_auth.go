@@ -21,7 +21,7 @@ func (s *Source) clientAuth(found *tokenEndpoint) string {
 	switch {
 	case c.ClientAuth != "":
 		return c.ClientAuth
-	case found != nil && found.ClientAuth != "":
+	case found != nil && found.ClientAuth != "" && c.ClientSecret != "":
 		return found.ClientAuth
 	case c.ClientSecret != "" && c.Grant != "custom":
 		return "client_secret_basic"

@@ -1,6 +1,7 @@
 package tokensource
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -201,7 +202,7 @@ func (s *Source) fetch(ctx context.Context, address string) (*metadata, *Error) 
 		problem.Reason = "they are larger than 1 MiB"
 	case err != nil:
 		problem.Reason = hostOf(address) + ": " + explain(err)
-	case json.Unmarshal(body, m) != nil:
+	case json.Unmarshal(bytes.TrimPrefix(body, []byte("\xef\xbb\xbf")), m) != nil:
 		problem.Reason = "they are not JSON as RFC 8414 has it"
 	default:
 		return m, nil
@@ -250,6 +251,12 @@ func isInside(host string) bool {
 	if IsLoopback(host) {
 		return true
 	}
+	host = strings.TrimSuffix(host, ".")
 	addr, err := netip.ParseAddr(host)
-	return err == nil && (addr.Unmap().IsUnspecified() || addr.Unmap().IsLinkLocalUnicast())
+	if err != nil {
+		// 127.1 and 0x7f000001 are addresses to some resolvers, and names to none.
+		last := host[strings.LastIndexByte(host, '.')+1:]
+		return last != "" && last[0] >= '0' && last[0] <= '9'
+	}
+	return addr.Unmap().IsUnspecified() || addr.Unmap().IsLinkLocalUnicast()
 }

@@ -116,18 +116,20 @@ type Callback struct {
 
 	// Whole is true where the whole answer is there, and not only a code.
 	Whole bool
+
+	// Twice is true where a parameter stands there twice, which is no answer (RFC
+	// 6749, section 3.1).
+	Twice bool
 }
 
-// CallbackOf reads the parameters of an answer. One that stands there twice is
-// none (RFC 6749, section 3.1).
+// CallbackOf reads the parameters of an answer.
 func CallbackOf(parameters url.Values) Callback {
+	twice := false
 	once := func(name string) string {
-		if len(parameters[name]) != 1 {
-			return ""
-		}
-		return parameters[name][0]
+		twice = twice || len(parameters[name]) > 1
+		return parameters.Get(name)
 	}
-	return Callback{
+	c := Callback{
 		Code:             once("code"),
 		State:            once("state"),
 		Issuer:           once("iss"),
@@ -135,6 +137,8 @@ func CallbackOf(parameters url.Values) Callback {
 		ErrorDescription: once("error_description"),
 		Whole:            true,
 	}
+	c.Twice = twice
+	return c
 }
 
 // Read understands what a person has pasted: the code itself, the address at which
@@ -142,16 +146,10 @@ func CallbackOf(parameters url.Values) Callback {
 // stands.
 func (s *Source) Read(pasted string) Callback {
 	pasted = strings.TrimSpace(pasted)
-	if u, err := url.Parse(pasted); err == nil && u.Scheme != "" && (u.RawQuery != "" || u.Fragment != "") {
-		if callback := readQuery(u.RawQuery); callback.Whole {
+	for part := range strings.FieldsFuncSeq(pasted, func(r rune) bool { return r == '?' || r == '#' }) {
+		if callback := readQuery(part); callback.Whole {
 			return callback
 		}
-		if callback := readQuery(u.Fragment); callback.Whole {
-			return callback
-		}
-	}
-	if callback := readQuery(strings.TrimPrefix(pasted, "?")); callback.Whole {
-		return callback
 	}
 	if n, separator := s.config.CodeField, s.config.CodeSeparator; n > 0 {
 		switch fields := strings.Split(pasted, separator); {
@@ -177,6 +175,8 @@ func readQuery(text string) Callback {
 // the provider has said no. The error is an *Error.
 func (a *Authorization) Check(c Callback) error {
 	switch {
+	case c.Twice:
+		return &Error{Reason: "a parameter stands in this answer twice", Permanent: true}
 	case c.Whole && c.State != a.State:
 		return &Error{Reason: "this is the answer to another authorization: its state is not the one that was sent", Permanent: true}
 	case c.Whole && a.Issuer != "" && c.Issuer == "" && a.IssuerRequired:
@@ -189,7 +189,7 @@ func (a *Authorization) Check(c Callback) error {
 			e.Code, e.Description = "", c.Error
 			e.Reason = "the provider did not grant it"
 		}
-		newScrubber(a.Verifier, a.State).error(e)
+		newScrubber(a.Verifier, a.State, c.Code).error(e)
 		return e
 	case c.Code == "":
 		return &Error{Reason: "there is no code in this", Permanent: true}

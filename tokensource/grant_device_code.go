@@ -95,7 +95,8 @@ func (s *Source) readDevice(resp *http.Response) (*DeviceAuthorization, *Error) 
 // isForPeople says whether an address can be opened in a browser.
 func isForPeople(address string) bool {
 	u, err := url.Parse(address)
-	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && !strings.ContainsFunc(address, cannotStandInURL)
+	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" &&
+		!strings.ContainsFunc(address, cannotStandInURL) && !strings.ContainsFunc(address, isUnshowable)
 }
 
 // ExchangeDevice asks once whether the person has said yes. The error is an

@@ -12,8 +12,8 @@ func (s *Source) CanRevoke() bool { return s.config.RevokeURL != "" || s.config.
 
 // Revoke gives a token back to its provider (RFC 7009): the refresh token, with
 // which most providers end the whole grant, and the access token. The error is an
-// *Error; it is nil where the provider has no endpoint for it, and then revoked is
-// false.
+// *Error; it is nil where the provider has no endpoint for it, or not for such a
+// token, and then revoked is false.
 func (s *Source) Revoke(ctx context.Context, t *Token) (revoked bool, err error) {
 	if !s.CanRevoke() {
 		return false, nil
@@ -42,17 +42,19 @@ func (s *Source) Revoke(ctx context.Context, t *Token) (revoked bool, err error)
 			previous: t,
 			read:     s.readRevocation,
 		})
-		if problem != nil && problem.Code == "unsupported_token_type" && one.hint == "access_token" {
-			problem = nil // RFC 7009, section 2.2.1: it ends by itself
-		}
-		if first == nil {
+		switch {
+		case problem == nil:
+			revoked = true
+		case problem.Code == "unsupported_token_type" && one.hint == "access_token":
+			// RFC 7009, section 2.2.1: it ends by itself
+		case first == nil:
 			first = problem
 		}
 	}
 	if first != nil {
 		return false, first
 	}
-	return true, nil
+	return revoked, nil
 }
 
 // readRevocation takes whatever is a success: RFC 7009 says nothing of the body.

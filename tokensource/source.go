@@ -18,6 +18,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -349,6 +350,9 @@ func (s *Source) found(ctx context.Context, a *call) (*tokenEndpoint, *Error) {
 	}
 	m, problem := s.discover(ctx)
 	if m == nil {
+		if s.config.DeviceURL != "" { // it is known where, and a default how
+			problem = nil
+		}
 		return nil, problem
 	}
 	return &tokenEndpoint{URL: m.DeviceAuthorizationEndpoint, ClientAuth: s.tokenEndpointOf(m).ClientAuth}, nil
@@ -395,6 +399,8 @@ func (s *Source) token(x *exchange, a *answer, set *settings, previous *Token) *
 	if t.RefreshToken != "" {
 		t.descents = descend(t.descents, set.seed, t.RefreshToken)
 	}
+	known := newScrubber(append(set.secrets, t.AccessToken, t.RefreshToken, set.refreshToken)...)
+	t.Scopes = slices.DeleteFunc(slices.Clone(t.Scopes), func(scope string) bool { return known.scrub(scope) != scope })
 	t.said = t.Lifetime > 0
 	if !t.said && previous.said && t.AccessToken == previous.AccessToken && t.Issued.Before(previous.Issued.Add(previous.Lifetime)) {
 		// Some providers issue the same token until it ends, and say at its end

@@ -194,6 +194,13 @@ func command(tb testing.TB, dir string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// Command is a command of the caddy binary, to be run in a folder as Caddy
+// itself is.
+func Command(tb testing.TB, dir string, args ...string) *exec.Cmd {
+	tb.Helper()
+	return command(tb, dir, args...)
+}
+
 // Run runs a command of the caddy binary to its end and returns what it
 // printed and its exit code.
 func Run(tb testing.TB, dir string, args ...string) (output string, code int) {

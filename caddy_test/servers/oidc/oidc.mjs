@@ -1,11 +1,18 @@
-// oidc-provider on loopback, with one confidential client whose refresh tokens
-// rotate: one that is sent a second time ends the whole family (RFC 9700,
-// section 4.14.2). It prints "listening on HOST:PORT".
+// oidc-provider on loopback, with its own pages to log in and to consent, which
+// take any name and password. Refresh tokens rotate: one that is sent a second
+// time ends the whole family (RFC 9700, section 4.14.2). An authorization with
+// the scope offline_access and prompt=consent issues one. It prints "listening
+// on HOST:PORT".
 //
 //     node oidc.mjs [PORT]        AT_TTL: lifetime of access tokens in seconds
+//                                 REDIRECT_URIS: of legacy-script and native, with blanks between
 //
-// Two endpoints are no part of a provider. POST /seed returns a refresh token,
-// as an authorization in a browser would have issued it. GET /stats counts.
+// The clients: legacy-script has a secret; native has none and must use PKCE;
+// device is what has no browser (RFC 8628).
+//
+// Three endpoints are no part of a provider. POST /seed returns a refresh token,
+// as an authorization in a browser would have issued it. POST /revoke ends all
+// grants, as the owners of the accounts may. GET /stats counts.
 import { webcrypto } from 'node:crypto';
 import * as http from 'node:http';
 
@@ -24,6 +31,8 @@ const lifetime = Number(process.env.AT_TTL ?? 60);
 const day = 86400;
 const account = 'peter';
 const scope = 'offline_access api'; // without openid there is no ID token to be signed
+const redirectURIs = (process.env.REDIRECT_URIS ?? 'http://127.0.0.1/callback').split(' ');
+const deviceCode = 'urn:ietf:params:oauth:grant-type:device_code';
 
 // Records keeps everything until it expires. The store that comes with
 // oidc-provider forgets spent refresh tokens after a thousand records, and then
@@ -47,6 +56,21 @@ class Records {
   async find(id) {
     const record = Records.all.get(this.key(id));
     return record && record.expires > Date.now() ? record.payload : undefined;
+  }
+
+  async findByUid(uid) {
+    return this.#findBy('uid', uid);
+  }
+
+  async findByUserCode(userCode) {
+    return this.#findBy('userCode', userCode);
+  }
+
+  async #findBy(property, value) {
+    for (const [key, { payload }] of Records.all) {
+      if (key.startsWith(`${this.model} `) && payload[property] === value) return payload;
+    }
+    return undefined;
   }
 
   async consume(id) {
@@ -81,16 +105,33 @@ const provider = new Provider(`http://${address}`, {
     client_secret: 'client-secret-0123456789',
     grant_types: ['client_credentials', 'refresh_token', 'authorization_code'],
     response_types: ['code'],
-    redirect_uris: ['http://127.0.0.1/callback'],
+    redirect_uris: redirectURIs,
+    scope,
+  }, {
+    client_id: 'native',
+    application_type: 'native',
+    token_endpoint_auth_method: 'none',
+    grant_types: ['authorization_code', 'refresh_token'],
+    response_types: ['code'],
+    redirect_uris: redirectURIs,
+    scope,
+  }, {
+    client_id: 'device',
+    application_type: 'native',
+    token_endpoint_auth_method: 'none',
+    grant_types: [deviceCode, 'refresh_token'],
+    response_types: [],
+    redirect_uris: [],
     scope,
   }],
   scopes: scope.split(' '),
   findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
-  cookies: { keys: ['of no browser'] },
+  cookies: { keys: ['of browsers in tests'] },
   rotateRefreshToken: true,
-  ttl: { AccessToken: lifetime, ClientCredentials: lifetime, RefreshToken: day, Grant: day, IdToken: lifetime },
+  ttl: { AccessToken: lifetime, ClientCredentials: lifetime, RefreshToken: day, Grant: day, IdToken: lifetime, Session: day, Interaction: 600, DeviceCode: 600, AuthorizationCode: 60 },
   features: {
-    devInteractions: { enabled: false },
+    devInteractions: { enabled: true },
+    deviceFlow: { enabled: true },
     clientCredentials: { enabled: true },
     introspection: { enabled: true, allowedPolicy: () => true },
     revocation: { enabled: true, allowedPolicy: () => true },
@@ -121,8 +162,22 @@ async function seed() {
   return { refresh_token: await refreshToken.save() };
 }
 
+// revoke takes away all that came of a grant; to its clients these tokens were
+// never there.
+async function revoke() {
+  const grants = new Set();
+  for (const [key, { payload }] of Records.all) {
+    if (key.startsWith('Grant ')) grants.add(payload.jti);
+  }
+  for (const [key, { payload }] of Records.all) {
+    if (grants.has(payload.grantId) || grants.has(payload.jti)) Records.all.delete(key);
+  }
+  return { grants: grants.size };
+}
+
 const own = {
   'POST /seed': seed,
+  'POST /revoke': revoke,
   'GET /stats': () => stats,
 };
 const answer = provider.callback();
