@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -239,10 +240,15 @@ func TestMetadataThatIsNoneIsAnErrorInTime(t *testing.T) {
 			_, _ = io.WriteString(w, body)
 		}
 	}
-	redirect := func(target string) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, target, http.StatusFound) }
-	}
 	good := fmt.Sprintf(`{"issuer":%q,"authorization_endpoint":%q,"token_endpoint":%q}`, farIssuer, farIssuer+"/authorize", farIssuer+"/token")
+	redirect := func(target string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", target)
+			w.WriteHeader(http.StatusFound)
+			_, _ = io.WriteString(w, good)
+		}
+	}
+	var sent atomic.Int64
 	for name, answer := range map[string]http.HandlerFunc{
 		"a page":                 text(200, "<!doctype html><title>Welcome</title>"),
 		"nothing":                text(200, ""),
@@ -258,7 +264,8 @@ func TestMetadataThatIsNoneIsAnErrorInTime(t *testing.T) {
 		"no end": func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, `{"issuer":"`)
 			for i := 0; i < 1<<16; i++ { // 64 MiB
-				if _, err := w.Write(make([]byte, 1<<10)); err != nil {
+				n, err := w.Write(make([]byte, 1<<10))
+				if sent.Add(int64(n)); err != nil {
 					return
 				}
 			}
@@ -284,6 +291,9 @@ func TestMetadataThatIsNoneIsAnErrorInTime(t *testing.T) {
 		if n := len(f.went.list()) - asked; n > 2 {
 			t.Errorf("%s: asked was %d times", name, n)
 		}
+	}
+	if n := sent.Load(); n == 0 || n > 32<<20 { // what is on the way is of the network
+		t.Errorf("of metadata without end %d bytes were taken", n)
 	}
 	a.p.Announce(provider.Metadata{Base: farIssuer, OpenID: true})
 	a.assertLanded(a.land(a.agree(a.near(a.begin()))))
