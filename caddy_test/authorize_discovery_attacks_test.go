@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -89,14 +90,14 @@ func lead(w http.ResponseWriter, address string) {
 
 // newFarConsent is a source whose provider is far away, and found by its
 // metadata.
-func newFarConsent(t *testing.T, grant string, metadata provider.Metadata) (*consent, *farAway) {
+func newFarConsent(t *testing.T, grant string, metadata provider.Metadata, options ...string) (*consent, *farAway) {
 	t.Helper()
 	a := newConsent(t, nil)
 	metadata.Base, metadata.OpenID = farIssuer, true
 	a.p.Announce(metadata)
 	f := newFarAway(t, a.p)
 	a.grant, a.endpoints = grant, "issuer "+farIssuer
-	a.options = "timeout 3s\n transport http {\n tls_trust_pool file {{dir}}/ca.pem\n network_proxy url " + f.proxy + "\n}"
+	a.options = "timeout 3s\n transport http {\n tls_trust_pool file {{dir}}/ca.pem\n network_proxy url " + f.proxy + "\n}\n" + strings.Join(options, "\n")
 	a.start(harness.File("ca.pem", f.ca))
 	return a, f
 }
@@ -195,6 +196,17 @@ func (a *consent) spoilEndpoint(f *farAway, endpoint string, address any) {
 	}
 }
 
+// TestAnIssuerByHTTPSLeadsToNoPlainHTTP allows plain http, for the sake of another
+// address: what an issuer says by https must lead to https all the same.
+func TestAnIssuerByHTTPSLeadsToNoPlainHTTP(t *testing.T) {
+	t.Parallel()
+	a, f := newFarConsent(t, "", provider.Metadata{}, "insecure_http")
+	for _, endpoint := range []string{"authorization_endpoint", "token_endpoint", "revocation_endpoint"} {
+		a.spoilEndpoint(f, endpoint, "http://issuer.example.org/token")
+		a.spoilEndpoint(f, endpoint, "http://127.0.0.1/token")
+	}
+}
+
 // TestMetadataLeadsNoDeviceElsewhere does the same with device_code.
 func TestMetadataLeadsNoDeviceElsewhere(t *testing.T) {
 	t.Parallel()
@@ -228,10 +240,15 @@ func TestMetadataThatIsNoneIsAnErrorInTime(t *testing.T) {
 			_, _ = io.WriteString(w, body)
 		}
 	}
-	redirect := func(target string) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, target, http.StatusFound) }
-	}
 	good := fmt.Sprintf(`{"issuer":%q,"authorization_endpoint":%q,"token_endpoint":%q}`, farIssuer, farIssuer+"/authorize", farIssuer+"/token")
+	redirect := func(target string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", target)
+			w.WriteHeader(http.StatusFound)
+			_, _ = io.WriteString(w, good)
+		}
+	}
+	var sent atomic.Int64
 	for name, answer := range map[string]http.HandlerFunc{
 		"a page":                 text(200, "<!doctype html><title>Welcome</title>"),
 		"nothing":                text(200, ""),
@@ -247,7 +264,8 @@ func TestMetadataThatIsNoneIsAnErrorInTime(t *testing.T) {
 		"no end": func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, `{"issuer":"`)
 			for i := 0; i < 1<<16; i++ { // 64 MiB
-				if _, err := w.Write(make([]byte, 1<<10)); err != nil {
+				n, err := w.Write(make([]byte, 1<<10))
+				if sent.Add(int64(n)); err != nil {
 					return
 				}
 			}
@@ -273,6 +291,9 @@ func TestMetadataThatIsNoneIsAnErrorInTime(t *testing.T) {
 		if n := len(f.went.list()) - asked; n > 2 {
 			t.Errorf("%s: asked was %d times", name, n)
 		}
+	}
+	if n := sent.Load(); n == 0 || n > 32<<20 { // what is on the way is of the network
+		t.Errorf("of metadata without end %d bytes were taken", n)
 	}
 	a.p.Announce(provider.Metadata{Base: farIssuer, OpenID: true})
 	a.assertLanded(a.land(a.agree(a.near(a.begin()))))
