@@ -74,7 +74,7 @@ type authorization struct {
 	VerificationURIComplete string `json:"verification_uri_complete,omitempty"`
 	Interval                int    `json:"interval,omitempty"` // in seconds
 
-	// What became of it.
+	// What has become of it.
 	Error        string     `json:"error,omitempty"`
 	Message      string     `json:"message,omitempty"`
 	Scopes       []string   `json:"scopes,omitempty"`
@@ -140,7 +140,10 @@ func (a *authorization) failed(e *tokensource.Error, typed bool) {
 	a.Error, a.Message, a.Status = e.Code, explain(e), authorizationFailed
 	wrong := e.Code == "invalid_grant" && a.code != nil
 	if wrong {
-		a.Message = "the provider does not take this code: it is wrong, spent or too old, or redirect_uri is not the one that is registered there; it said " + e.Error()
+		a.Message = "the provider does not take this code: it is wrong, spent or too old; it said " + e.Error()
+		if a.RedirectURI != "" {
+			a.Message += "; also see that redirect_uri is the one that is registered there"
+		}
 	}
 	if typed && a.tries < mostTries && (wrong || e.StatusCode == 0 && e.Code == "") {
 		a.Status = authorizationPending

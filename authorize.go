@@ -23,6 +23,9 @@ type problem struct {
 
 func (p *problem) Error() string { return p.text }
 
+// errGrantedBefore is the error of an answer that has led to a token already.
+var errGrantedBefore error = &problem{http.StatusConflict, "this authorization was finished before, and there is a token; an answer counts once"}
+
 func problemOf(err error) error {
 	if errors.Is(err, errNoAuthorization) {
 		return &problem{http.StatusNotFound, errNoAuthorization.Error()}
@@ -186,12 +189,14 @@ func (s *runningSource) finish(ctx context.Context, id string, answer tokensourc
 func (s *runningSource) claim(ctx context.Context, id string, answer tokensource.Callback) (*authorization, error) {
 	return s.store.changeAuthorization(ctx, id, func(a *authorization) error {
 		switch now := a.seen(time.Now()); {
-		case now.Status == authorizationGranted, now.Status == authorizationFailed:
+		case now.Status == authorizationGranted:
+			return errGrantedBefore
+		case now.Status == authorizationFailed:
 			return &problem{http.StatusConflict, "this authorization was finished before; an answer counts once"}
 		case a.code == nil:
 			return &problem{http.StatusConflict, "this authorization is one by device, which is finished there"}
 		case answer.Whole && subtle.ConstantTimeCompare([]byte(answer.State), []byte(a.code.State)) == 0:
-			return &problem{http.StatusBadRequest, "this is the answer to another authorization: its state is not the one that was sent"}
+			return &problem{http.StatusBadRequest, a.code.Check(answer).Error()}
 		case now.Status == authorizationExpired, now.Status == authorizationLost:
 			return &problem{http.StatusConflict, now.Message}
 		case now.Status == authorizationExchanging:
@@ -277,14 +282,34 @@ func (s *runningSource) await(a authorization) {
 			a.failed(failure, false)
 			s.log.Warn("authorization failed", zap.String("authorization", a.ID), zap.String("reason", a.Message), zap.String("code", a.Error))
 		}
-		a.beat = time.Now()
-		if err := s.store.saveAuthorization(context.Background(), &a); err != nil {
-			s.log.Warn("what became of an authorization could not be stored", zap.String("authorization", a.ID), zap.Error(err))
-		}
-		if a.Status != authorizationPending {
+		if !s.stillAwaited(&a) {
 			return
 		}
 	}
+}
+
+var errNotPending = errors.New("it is not pending any more")
+
+// stillAwaited stores how far an authorization by device has come, and says whether
+// it is pending: it may have been cancelled meanwhile.
+func (s *runningSource) stillAwaited(a *authorization) bool {
+	a.beat = time.Now()
+	var err error
+	if a.Status != authorizationPending {
+		err = s.store.saveAuthorization(context.Background(), a)
+	} else {
+		_, err = s.store.changeAuthorization(context.Background(), a.ID, func(kept *authorization) error {
+			if kept.Status != authorizationPending {
+				return errNotPending
+			}
+			kept.beat, kept.Message, kept.device = a.beat, a.Message, a.device
+			return nil
+		})
+	}
+	if err != nil && !errors.Is(err, errNotPending) {
+		s.log.Warn("what became of an authorization could not be stored", zap.String("authorization", a.ID), zap.Error(err))
+	}
+	return a.Status == authorizationPending && !errors.Is(err, errNotPending)
 }
 
 // revoke gives the token back to its provider, and forgets it.

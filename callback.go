@@ -78,6 +78,7 @@ type callbackView struct {
 	Granted *authorization // nil where it failed
 	Until   string
 	Problem string
+	Before  bool // it was granted before
 	Command string
 }
 
@@ -124,9 +125,10 @@ func (c *Callback) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp
 	} else {
 		c.log.Error("callback", zap.String("source", view.Source), zap.Error(err))
 	}
-	if s != nil {
+	if s != nil && !errors.Is(err, errGrantedBefore) {
 		view.Command = authorizeCommand(s.name)
 	}
+	view.Before = errors.Is(err, errGrantedBefore)
 	return c.show(w, r, status, view)
 }
 

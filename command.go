@@ -19,8 +19,9 @@ const (
 )
 
 const exitCodes = `
-Exit codes: 0 done; 1 wrong use, or Caddy cannot be asked; 4 the provider refused
-or was not reachable; 5 a person must authorize the source; 130 cancelled.`
+Exit codes: 0 done; 1 wrong use, nothing to do, or Caddy cannot be asked; 4 the
+provider refused or was not reachable; 5 a person must authorize the source (of
+refresh and authorize); 130 cancelled.`
 
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
@@ -166,7 +167,7 @@ Has the provider end the token of a source, and with it the refresh token
 (RFC 7009), and forgets both, here and in the storage. Other nodes notice when they
 renew, or when the API refuses the token. Where the provider has no endpoint for
 that (revoke_url), they are forgotten alone. A source that needs no person obtains
-a new token when the next request comes.
+a new token when the next request comes; one that does has to be authorized again.
 `+exitCodes,
 		"  caddy token-source revoke crm", oneName, runRevoke)
 	addAdminFlags(cmd)
@@ -192,7 +193,7 @@ func keygenCommand() *cobra.Command {
 Prints a new random key for the option encryption_key of token_sources: 32 bytes
 in base64. Keep it in a file or an environment variable, and write {file.PATH} or
 {env.NAME}.`,
-		"  caddy token-source keygen > /run/secrets/token-key", cobra.NoArgs,
+		"  caddy token-source keygen\n  (umask 077; caddy token-source keygen > /etc/caddy/token-key)", cobra.NoArgs,
 		func(caddycmd.Flags) (int, error) {
 			fmt.Println(NewEncryptionKey())
 			return caddy.ExitCodeSuccess, nil

@@ -25,9 +25,9 @@ import (
 func addAdminFlags(cmd *cobra.Command) {
 	cmd.Flags().String("address", "", "Address of the admin API: host:port, unix//path, https://host:port")
 	cmd.Flags().StringP("config", "c", "", "Configuration file that says the address")
-	cmd.Flags().StringP("adapter", "a", "", "Name of the config adapter for it")
+	cmd.Flags().StringP("adapter", "a", "", "Name of the config adapter for --config")
 	cmd.Flags().String("cert", "", "Client certificate for https (remote admin), a PEM file")
-	cmd.Flags().String("key", "", "Its private key, a PEM file")
+	cmd.Flags().String("key", "", "The private key of --cert, a PEM file")
 	cmd.Flags().String("ca", "", "What to trust for https, a PEM file")
 }
 
@@ -70,6 +70,9 @@ func newAdmin(fl caddycmd.Flags) (*admin, error) {
 	to, err := caddy.ParseNetworkAddress(strings.TrimPrefix(address, "http://"))
 	if err != nil || to.PortRangeSize() > 1 {
 		return nil, fmt.Errorf("--address %s is no address such as localhost:2019 or unix//run/caddy.sock", address)
+	}
+	if !to.IsUnixNetwork() && !to.IsFdNetwork() && to.StartPort == 0 {
+		return nil, fmt.Errorf("--address %s has no port; write it as localhost:2019", address)
 	}
 	a := &admin{address: address, base: "http://" + to.JoinHostPort(0)}
 	a.origin = a.base
@@ -164,13 +167,13 @@ func (a *admin) unreachable(err error) error {
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
 	}
-	hint := "Is it running, and is this its admin API (--address)?"
+	hint := "Is it running, and is this its admin API (--address, or --config FILE that says it)?"
 	if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown {
 		hint = "Write --ca FILE with the certificate of its authority."
 	} else if _, alert := errors.AsType[*net.OpError](err); alert && strings.Contains(a.base, "https:") && strings.Contains(err.Error(), "certificate") {
 		hint = "It wants a certificate that it knows: write --cert FILE and --key FILE."
 	}
-	return fmt.Errorf("Caddy cannot be asked at %s: %w. %s", a.address, err, hint) //nolint:staticcheck // it is read by a person
+	return fmt.Errorf("no answer: Caddy cannot be asked at %s: %w. %s", a.address, err, hint)
 }
 
 func (a *admin) refusal(resp *http.Response, raw []byte) error {
@@ -181,7 +184,7 @@ func (a *admin) refusal(resp *http.Response, raw []byte) error {
 	case text == "" && resp.StatusCode == http.StatusBadRequest && bytes.Contains(raw, []byte("HTTPS")):
 		text = "what answers at " + a.address + " speaks TLS: write https:// in front of the address"
 	case text == "" && resp.StatusCode == http.StatusNotFound:
-		text = "the Caddy at " + a.address + " has no token sources: it was built without this module"
+		text = "what answers at " + a.address + " is not the admin API of a Caddy with this module (HTTP 404); is --address right?"
 	case text == "":
 		text = "the Caddy at " + a.address + " answered with " + resp.Status
 	case resp.StatusCode == http.StatusForbidden:

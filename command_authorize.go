@@ -30,7 +30,9 @@ done: on whatever machine the browser is.
 With a redirect_uri that leads to token_callback, the command ends by itself. Else
 paste the code or PIN that the provider shows, or the address at which the browser
 has ended. Where the redirect_uri is a port of 127.0.0.1 at which nobody listens, the
-command listens there itself.
+command listens there itself. With device_code it shows a short code, and a QR code,
+for another device. What is begun ends after ten minutes, or when you press Ctrl-C.
+A source that has a token keeps it until the new one is there.
 `+exitCodes,
 		`  caddy token-source authorize crm
   caddy token-source authorize crm --address unix//run/caddy.sock`,
@@ -102,7 +104,7 @@ func (r *authorizing) tellURL(open bool) {
 		fmt.Printf("Paste here the code that is shown, and press Enter. It is waited for until %s.\n", r.clock())
 		return
 	}
-	fmt.Printf("Then this ends by itself. If it does not: paste here the code that is shown, or the\naddress at which the browser has ended, and press Enter. It is waited for until %s.\n", r.clock())
+	fmt.Printf("The browser comes back to %s, which must be registered at\nthe provider. Then this ends by itself. If it does not: paste here the code that is shown, or\nthe address at which the browser has ended, and press Enter. It is waited for until %s.\n", r.RedirectURI, r.clock())
 }
 
 func (r *authorizing) tellDevice() {
@@ -130,7 +132,7 @@ func (r *authorizing) wait(ctx context.Context) (int, error) {
 		select {
 		case <-ctx.Done():
 			r.cancel()
-			return exitCancelled, nil
+			os.Exit(exitCancelled) // an exit code without an error is one to Caddy
 		case line, more := <-r.lines:
 			if !more {
 				r.lines = nil
@@ -147,7 +149,10 @@ func (r *authorizing) wait(ctx context.Context) (int, error) {
 			}
 		case <-tick.C:
 			err := r.poll(ctx)
-			if _, refused := errors.AsType[*adminRefusal](err); refused {
+			if refused, ok := errors.AsType[*adminRefusal](err); ok {
+				if refused.status == http.StatusNotFound {
+					return caddy.ExitCodeFailedStartup, errors.New("not authorized: " + r.name + " was removed or changed in the configuration meanwhile, or this authorization was forgotten")
+				}
 				return exitOf(err)
 			}
 			if err != nil && ctx.Err() == nil && !away {

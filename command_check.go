@@ -118,9 +118,9 @@ func (a *App) checkSource(name string) (works bool) {
 			return explained(name, err)
 		}
 		if grant.Person {
-			fmt.Printf("%s: not asked, for a person begins this: run Caddy, and then %s\n", name, authorizeCommand(name))
+			fmt.Printf("%s: not asked, for a person begins this; its secrets and addresses can be had. Whether that was done says caddy token-source show %s; it is done with %s\n", name, name, authorizeCommand(name))
 		} else {
-			fmt.Printf("%s: not asked, for it would spend the refresh token: run Caddy, and then caddy token-source show %s\n", name, name)
+			fmt.Printf("%s: not asked, for it would spend the refresh token; its secrets and addresses can be had. Whether it works says: caddy token-source show %s\n", name, name)
 		}
 		return true
 	}

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/caddytoken/inject-token/tokensource"
@@ -41,15 +42,22 @@ func (r *authorizing) listen(ctx context.Context) (stop func()) {
 	}
 }
 
-// land sends the browser's answer on, and shows what came of it. The command itself
+// land sends the browser's answer on, and shows what came of it. It may be that to
+// another command, which has found the port taken: its state tells. Who waits for it
 // hears of it when it asks.
 func (r *authorizing) land(ctx context.Context, w http.ResponseWriter, query string) {
 	for name, value := range callbackHeader {
 		w.Header().Set(name, value)
 	}
 	done := new(authorization)
-	view := callbackView{Source: r.name, Command: authorizeCommand(r.name)}
-	_, err := r.admin.ask(ctx, http.MethodPost, sourcePath(r.name)+"/complete", completion{ID: r.id, Code: query}, done)
+	name := r.name
+	if parameters, err := url.ParseQuery(query); err == nil {
+		if of, _, ok := strings.Cut(parameters.Get("state"), "."); ok && checkSourceName(of) == nil {
+			name = of
+		}
+	}
+	view := callbackView{Source: name, Command: authorizeCommand(name)}
+	_, err := r.admin.ask(ctx, http.MethodPost, sourcePath(name)+"/complete", completion{Code: query}, done)
 	if err != nil {
 		view.Problem = sentence(err.Error())
 		w.WriteHeader(http.StatusBadRequest)

@@ -39,7 +39,7 @@ func printTable(all []*sourceStatus) {
 func remark(s *sourceStatus) string {
 	switch {
 	case s.Authorize != "":
-		return "run: " + s.Authorize
+		return "run: " + s.Authorize + lastTry(s)
 	case s.Error != nil:
 		return s.Error.Message
 	case s.Storage != "stored":
@@ -48,6 +48,18 @@ func remark(s *sourceStatus) string {
 		return "there is no refresh token: it will need a person again"
 	}
 	return ""
+}
+
+// lastTry says what has become of the last authorization.
+func lastTry(s *sourceStatus) string {
+	a := s.LastAuthorization
+	switch {
+	case a == nil || a.Status == authorizationGranted:
+		return ""
+	case a.Message == "":
+		return fmt.Sprintf(" (one is %s)", a.Status)
+	}
+	return fmt.Sprintf(" (last try %s: %s)", a.Status, a.Message)
 }
 
 func printSource(s *sourceStatus) {
@@ -83,5 +95,5 @@ func printSource(s *sourceStatus) {
 		line("storage", "the newest token could not be stored yet; that is tried again")
 	}
 	line("node", s.Node)
-	line("to do", s.Authorize)
+	line("to do", s.Authorize+lastTry(s))
 }

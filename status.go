@@ -38,8 +38,10 @@ type sourceStatus struct {
 	Storage string `json:"storage"`
 	Counter uint64 `json:"counter,omitempty"`
 
-	// Authorize is the command to run where a person is needed.
-	Authorize string `json:"authorize,omitempty"`
+	// Authorize is the command to run where a person is needed, and LastAuthorization
+	// what has become of the last try.
+	Authorize         string         `json:"authorize,omitempty"`
+	LastAuthorization *authorization `json:"last_authorization,omitempty"`
 }
 
 // sourceFailure is what the last token request came to.
@@ -79,6 +81,9 @@ func (s *runningSource) status(ctx context.Context) *sourceStatus {
 	}
 	if now.State == refresher.NeedsAuthorization {
 		out.Authorize = authorizeCommand(s.name)
+		if all, err := s.store.authorizations(ctx); err == nil && len(all) > 0 {
+			out.LastAuthorization = all[len(all)-1].seen(time.Now())
+		}
 	}
 	return out
 }

@@ -241,7 +241,7 @@ func TestAPageThatWasVisitedTwiceOrForgedAuthorizesNobody(t *testing.T) {
 	landed := person.Land(w.callback)
 	assertGranted(t, c, begun.ID)
 	person.Open(landed.URL)
-	if page := person.Land(w.callback); page.Status != http.StatusBadRequest || strings.Contains(page.Text, "Authorized") {
+	if page := person.Land(w.callback); page.Status != http.StatusBadRequest || !strings.Contains(page.Text, "Authorized already") {
 		t.Errorf("the page that was visited again has the status %d:\n%s", page.Status, page.Text)
 	}
 	c.assertServed(address)

@@ -148,7 +148,7 @@ func (s *Source) fetchMetadata(ctx context.Context) (*metadata, *Error) {
 		err = s.checkMetadata(m, issuer)
 	}
 	if err != nil {
-		err.Reason = "the issuer's metadata: " + err.Reason
+		err.Reason, err.Discovery = "the issuer's metadata: "+err.Reason, true
 		newScrubber(e.resolved...).error(err)
 		return nil, err
 	}

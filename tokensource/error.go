@@ -44,6 +44,9 @@ type Error struct {
 	// token of the previous token any more. It need not be sent again.
 	RefreshTokenRefused bool
 
+	// Discovery is true where it is the issuer's metadata that could not be had.
+	Discovery bool
+
 	// answered is true for an answer that came whole and held no token, in
 	// whatever words.
 	answered bool

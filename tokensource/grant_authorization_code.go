@@ -177,6 +177,8 @@ func (a *Authorization) Check(c Callback) error {
 	switch {
 	case c.Twice:
 		return &Error{Reason: "a parameter stands in this answer twice", Permanent: true}
+	case c.Whole && a.State == "" && c.State != "":
+		return &Error{Reason: "this is the answer to another authorization: this one has no redirect_uri, so that no state was sent; paste the code that is shown", Permanent: true}
 	case c.Whole && c.State != a.State:
 		return &Error{Reason: "this is the answer to another authorization: its state is not the one that was sent", Permanent: true}
 	case c.Whole && a.Issuer != "" && c.Issuer == "" && a.IssuerRequired:
@@ -193,6 +195,8 @@ func (a *Authorization) Check(c Callback) error {
 		return e
 	case c.Code == "":
 		return &Error{Reason: "there is no code in this", Permanent: true}
+	case !c.Whole && (strings.HasPrefix(c.Code, "https://") || strings.HasPrefix(c.Code, "http://")):
+		return &Error{Reason: "this is an address that holds no code; paste the one at which the browser has ended, or the code that is shown", Permanent: true}
 	case strings.ContainsFunc(c.Code, isControl) || len(c.Code) > maxPasted:
 		return &Error{Reason: "this is no code", Permanent: true}
 	}
