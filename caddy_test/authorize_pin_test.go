@@ -187,3 +187,27 @@ func TestAWrongPINIsAnErrorAndNotTriedForEver(t *testing.T) {
 	a.assertAsked("after five wrong PINs", before+5)
 	a.assertServes("after an authorization that failed, with the token of the last one,")
 }
+
+// TestTheRecipeWithThePINIsEnough runs what the README has for AffinityLive.
+func TestTheRecipeWithThePINIsEnough(t *testing.T) {
+	t.Parallel()
+	p := provider.New(t, provider.AffinityLive)
+	r := recipe{
+		heading: "### AffinityLive (Accelo)", dialect: provider.AffinityLive, hosts: "https://hq.affinitylive.example",
+		replace: []string{p.API + "/oauth2/v0/authorize", p.AuthorizePINURL(), "34ad67fa2f@hq.affinitylive.example", provider.ClientID},
+	}
+	started, address := r.start(t, p, "")
+	c := &personCaddy{started, t}
+	var begun personAuthorization
+	if status, text := c.ask(http.MethodPost, "/token_sources/affinitylive/authorize", nil, &begun); status != http.StatusOK {
+		t.Fatalf("beginning answered %d %s", status, text)
+	}
+	_, qr := provider.ReadPIN(t, begun.AuthorizationURL)
+	if status, text := c.ask(http.MethodPost, "/token_sources/affinitylive/complete", map[string]string{"code": qr}, nil); status != http.StatusOK {
+		t.Fatalf("the text of the QR code answered %d %s", status, text)
+	}
+	if got := tryToAsk(address + "/x"); got.status != http.StatusOK {
+		t.Errorf("a request answered %d %s", got.status, got.body)
+	}
+	p.AssertStrict()
+}
