@@ -218,26 +218,51 @@ func (s *store) changeAuthorization(ctx context.Context, id string, change func(
 	}
 	name += "_authorization_" + id
 	return patiently(ctx, func(ctx context.Context) (*authorization, error) {
-		select {
-		case changing <- struct{}{}:
-			defer func() { <-changing }()
-		case <-ctx.Done():
-			return nil, refresher.ErrHangs
+		if err := takeChanging(ctx); err != nil {
+			return nil, err
 		}
+		defer func() { <-changing }()
 		if err := s.storage.Lock(ctx, name); err != nil {
 			return nil, quietStorage(err)
 		}
 		defer func() { _ = s.storage.Unlock(context.WithoutCancel(ctx), name) }()
-		a, err := s.loadAuthorization(ctx, id)
-		switch {
-		case err != nil:
-			return nil, err
-		case ctx.Err() != nil: // nobody waits for it any more
-			return nil, refresher.ErrHangs
-		}
-		if err := change(a); err != nil {
-			return nil, err
-		}
-		return a, s.saveAuthorization(ctx, a)
+		return s.rewriteAuthorization(ctx, id, change)
 	})
+}
+
+// updateAuthorization changes one that is stored, while nobody else in this process
+// does. For what is done each second the storage's lock is too dear: that of files
+// leaves a goroutine behind for five.
+func (s *store) updateAuthorization(ctx context.Context, id string, change func(*authorization) error) error {
+	_, err := patiently(ctx, func(ctx context.Context) (*authorization, error) {
+		if err := takeChanging(ctx); err != nil {
+			return nil, err
+		}
+		defer func() { <-changing }()
+		return s.rewriteAuthorization(ctx, id, change)
+	})
+	return err
+}
+
+func takeChanging(ctx context.Context) error {
+	select {
+	case changing <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return refresher.ErrHangs
+	}
+}
+
+func (s *store) rewriteAuthorization(ctx context.Context, id string, change func(*authorization) error) (*authorization, error) {
+	a, err := s.loadAuthorization(ctx, id)
+	switch {
+	case err != nil:
+		return nil, err
+	case ctx.Err() != nil: // nobody waits for it any more
+		return nil, refresher.ErrHangs
+	}
+	if err := change(a); err != nil {
+		return nil, err
+	}
+	return a, s.saveAuthorization(ctx, a)
 }

@@ -298,7 +298,7 @@ func (s *runningSource) stillAwaited(a *authorization) bool {
 	if a.Status != authorizationPending {
 		err = s.store.saveAuthorization(context.Background(), a)
 	} else {
-		_, err = s.store.changeAuthorization(context.Background(), a.ID, func(kept *authorization) error {
+		err = s.store.updateAuthorization(context.Background(), a.ID, func(kept *authorization) error {
 			if kept.Status != authorizationPending {
 				return errNotPending
 			}
