@@ -683,3 +683,20 @@ func wantSilent(t *testing.T, how string, err error, secret string) {
 		t.Errorf("%s: %s", how, e.Error())
 	}
 }
+
+// What only a person's browser is told is not needed to go on.
+func TestARenewalNeedsNothingOfTheAuthorizationURL(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, issue("next", ""))
+	gone := func(name string) (string, bool) { return "", true }
+	c := Config{
+		Grant: "authorization_code", ClientID: "c", TokenURL: p.URL, Transport: transport(t), Lookup: gone,
+		AuthorizeURL: "https://{env.AUTH}/authorize", RedirectURI: "{env.REDIRECT}",
+		AuthorizeParams: []Param{{Name: "login_hint", Value: "{file.hint}"}},
+	}
+	token, failure := obtain(t, c, &Token{AccessToken: "at", RefreshToken: "rt"})
+	must(t, token, failure)
+	if _, err := newSource(t, c).Authorize(t.Context(), "state"); err == nil {
+		t.Error("an authorization begins without its redirect URI")
+	}
+}

@@ -57,7 +57,7 @@ func (s *Source) Authorize(ctx context.Context, state string) (*Authorization, e
 	if m != nil {
 		found = s.tokenEndpointOf(m)
 	}
-	set, err := s.resolve(forToken, descent{}, found)
+	set, err := s.resolve(forAuthorization, descent{}, found)
 	if err != nil {
 		s.missed(found)
 		return nil, &Error{Reason: err.Error(), Permanent: true}

@@ -38,10 +38,11 @@ type settings struct {
 type purpose int
 
 const (
-	forToken      purpose = iota // to begin a grant
-	forRefresh                   // to go on with it
-	forDevice                    // to have a person begin it (RFC 8628, section 3.1)
-	forRevocation                // to end it (RFC 7009)
+	forToken         purpose = iota // to begin a grant
+	forRefresh                      // to go on with it
+	forAuthorization                // to have a person begin it in a browser; sends nothing by itself
+	forDevice                       // to have a person begin it (RFC 8628, section 3.1)
+	forRevocation                   // to end it (RFC 7009)
 )
 
 // resolve expands every template of the configuration for one request. What is
@@ -67,9 +68,11 @@ func (s *Source) resolve(why purpose, current descent, found *tokenEndpoint) (*s
 	for _, scope := range c.Scopes {
 		set.scopes = append(set.scopes, e.text("scope", scope))
 	}
-	set.authorizeURL = e.text("authorize_url", c.AuthorizeURL)
-	set.redirectURI = e.text("redirect_uri", c.RedirectURI)
-	set.authorizeParams = e.params(c.AuthorizeParams, false)
+	if why == forAuthorization { // a renewal does without them
+		set.authorizeURL = e.text("authorize_url", c.AuthorizeURL)
+		set.redirectURI = e.text("redirect_uri", c.RedirectURI)
+		set.authorizeParams = e.params(c.AuthorizeParams, false)
+	}
 	set.params = e.params(c.Params, c.Grant == "custom")
 
 	set.request = c.TokenRequest.Inherit(Request{})
