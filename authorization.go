@@ -2,8 +2,10 @@ package injecttoken
 
 import (
 	"cmp"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"strings"
 	"time"
 
 	"github.com/caddytoken/inject-token/tokensource"
@@ -91,6 +93,16 @@ type work struct {
 	tries  int
 	node   string    // that works on it
 	beat   time.Time // when that said so last
+}
+
+// newState returns a state that names its source, so that an answer is looked for in
+// one place.
+func newState(source string) string { return source + "." + rand.Text() }
+
+// sourceOf returns the name of the source in a state.
+func sourceOf(state string) string {
+	name, _, _ := strings.Cut(state, ".")
+	return name
 }
 
 // idOf is the name of an authorization, from which its state cannot be told.

@@ -86,8 +86,6 @@ func (s *store) saveAuthorization(ctx context.Context, a *authorization) error {
 	return err
 }
 
-var errNoAuthorization = errors.New("there is no such authorization: none has been begun here, or it was forgotten meanwhile")
-
 // loadAuthorization returns one by its ID; the error is errNoAuthorization where
 // there is none.
 func (s *store) loadAuthorization(ctx context.Context, id string) (*authorization, error) {

@@ -2,12 +2,10 @@ package injecttoken
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/subtle"
 	"errors"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -26,10 +24,10 @@ func (p *problem) Error() string { return p.text }
 // errGrantedBefore is the error of an answer that has led to a token already.
 var errGrantedBefore error = &problem{http.StatusConflict, "this authorization was finished before, and there is a token; an answer counts once"}
 
+// errNoAuthorization is the error of an authorization that nobody knows of.
+var errNoAuthorization error = &problem{http.StatusNotFound, "there is no such authorization: none has been begun here, or it was forgotten meanwhile"}
+
 func problemOf(err error) error {
-	if errors.Is(err, errNoAuthorization) {
-		return &problem{http.StatusNotFound, errNoAuthorization.Error()}
-	}
 	if e, ok := errors.AsType[*tokensource.Error](err); ok {
 		return &problem{http.StatusBadGateway, explain(e)}
 	}
@@ -43,7 +41,7 @@ func (s *runningSource) begin(ctx context.Context) (*authorization, error) {
 	}
 	now := time.Now()
 	a := &authorization{Source: s.name, Status: authorizationPending, Began: now.UTC(), Expires: now.UTC().Add(authorizationLifetime)}
-	state := s.name + "." + rand.Text()
+	state := newState(s.name)
 	a.ID = idOf(state)
 	var err error
 	if s.config.Grant == "device_code" {
@@ -140,8 +138,7 @@ func callback(ctx context.Context, parameters url.Values) (*runningSource, *auth
 	if answer.State == "" {
 		return nil, nil, &problem{http.StatusBadRequest, "this is not the answer to an authorization: it has no state"}
 	}
-	name, _, _ := strings.Cut(answer.State, ".")
-	s := runningSources.byName(name)
+	s := runningSources.byName(sourceOf(answer.State))
 	if s == nil || !s.needsPerson() {
 		return nil, nil, &problem{http.StatusBadRequest, "this is not the answer to an authorization that was begun here"}
 	}
@@ -171,17 +168,26 @@ func (s *runningSource) finish(ctx context.Context, id string, answer tokensourc
 		failure = s.exchange(a, answer.Code)
 	}
 	if failure != nil {
-		a.failed(failure, !answer.Whole)
-		s.log.Warn("authorization failed", zap.String("authorization", a.ID), zap.String("reason", a.Message), zap.String("code", a.Error))
+		s.fail(a, failure, !answer.Whole)
 	}
-	// Whoever asked may have left.
-	if err := s.store.saveAuthorization(context.Background(), a); err != nil {
-		s.log.Warn("what became of an authorization could not be stored", zap.String("authorization", a.ID), zap.Error(err))
-	}
+	s.tell(a, s.store.saveAuthorization(context.Background(), a)) // whoever asked may have left
 	if failure != nil {
 		return nil, &problem{status, a.Message}
 	}
 	return a.seen(time.Now()), nil
+}
+
+// fail notes why there is no token.
+func (s *runningSource) fail(a *authorization, failure *tokensource.Error, typed bool) {
+	a.failed(failure, typed)
+	s.log.Warn("authorization failed", zap.String("authorization", a.ID), zap.String("reason", a.Message), zap.String("code", a.Error))
+}
+
+// tell has the log know what could not be stored.
+func (s *runningSource) tell(a *authorization, err error) {
+	if err != nil {
+		s.log.Warn("what became of an authorization could not be stored", zap.String("authorization", a.ID), zap.Error(err))
+	}
 }
 
 // claim makes an authorization ours to be finished: nobody else sends its code, nor
@@ -279,8 +285,7 @@ func (s *runningSource) await(a authorization) {
 			a.device.Interval = min(2*a.device.Interval, time.Minute)
 			a.Message = explain(failure)
 		default:
-			a.failed(failure, false)
-			s.log.Warn("authorization failed", zap.String("authorization", a.ID), zap.String("reason", a.Message), zap.String("code", a.Error))
+			s.fail(&a, failure, false)
 		}
 		if !s.stillAwaited(&a) {
 			return
@@ -294,22 +299,22 @@ var errNotPending = errors.New("it is not pending any more")
 // it is pending: it may have been cancelled meanwhile.
 func (s *runningSource) stillAwaited(a *authorization) bool {
 	a.beat = time.Now()
-	var err error
 	if a.Status != authorizationPending {
-		err = s.store.saveAuthorization(context.Background(), a)
-	} else {
-		err = s.store.updateAuthorization(context.Background(), a.ID, func(kept *authorization) error {
-			if kept.Status != authorizationPending {
-				return errNotPending
-			}
-			kept.beat, kept.Message, kept.device = a.beat, a.Message, a.device
-			return nil
-		})
+		s.tell(a, s.store.saveAuthorization(context.Background(), a))
+		return false
 	}
-	if err != nil && !errors.Is(err, errNotPending) {
-		s.log.Warn("what became of an authorization could not be stored", zap.String("authorization", a.ID), zap.Error(err))
+	err := s.store.updateAuthorization(context.Background(), a.ID, func(kept *authorization) error {
+		if kept.Status != authorizationPending {
+			return errNotPending
+		}
+		kept.beat, kept.Message, kept.device = a.beat, a.Message, a.device
+		return nil
+	})
+	if errors.Is(err, errNotPending) {
+		return false
 	}
-	return a.Status == authorizationPending && !errors.Is(err, errNotPending)
+	s.tell(a, err)
+	return true
 }
 
 // revoke gives the token back to its provider, and forgets it.

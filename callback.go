@@ -76,10 +76,26 @@ var callbackHeader = map[string]string{
 type callbackView struct {
 	Source  string
 	Granted *authorization // nil where it failed
-	Until   string
 	Problem string
 	Before  bool // it was granted before
 	Command string
+}
+
+// Until says until when the token is good, where that is known.
+func (v callbackView) Until() string {
+	if v.Granted == nil || v.Granted.TokenExpires == nil {
+		return ""
+	}
+	return v.Granted.TokenExpires.Format("2006-01-02 15:04:05 UTC")
+}
+
+// write writes the page. Where the browser has left, nobody has to know.
+func (v callbackView) write(w http.ResponseWriter, status int) {
+	for name, value := range callbackHeader {
+		w.Header().Set(name, value)
+	}
+	w.WriteHeader(status)
+	_ = callbackPage.Execute(w, v)
 }
 
 // maxCallbackBody is far more than a form with a code.
@@ -87,9 +103,6 @@ const maxCallbackBody = 64 << 10
 
 func (c *Callback) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
-	for name, value := range callbackHeader {
-		w.Header().Set(name, value)
-	}
 	parameters := r.URL.Query()
 	switch r.Method {
 	case http.MethodGet:
@@ -110,9 +123,6 @@ func (c *Callback) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp
 	}
 	if err == nil {
 		view.Granted = a
-		if a.TokenExpires != nil {
-			view.Until = a.TokenExpires.Format("2006-01-02 15:04:05 UTC")
-		}
 		return c.show(w, r, http.StatusOK, view)
 	}
 	status := http.StatusInternalServerError
@@ -132,12 +142,11 @@ func (c *Callback) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp
 	return c.show(w, r, status, view)
 }
 
-// show writes the page. Where the browser has left, nobody has to know.
+// show writes the page, and the line that stands for it in the log.
 func (c *Callback) show(w http.ResponseWriter, r *http.Request, status int, view callbackView) error {
 	c.log.Info("callback", zap.String("source", view.Source), zap.Bool("granted", view.Granted != nil),
 		zap.Int("status", status), zap.String("problem", view.Problem), zap.String("method", r.Method), zap.String("remote_addr", r.RemoteAddr))
-	w.WriteHeader(status)
-	_ = callbackPage.Execute(w, view)
+	view.write(w, status)
 	return nil
 }
 

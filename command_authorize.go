@@ -100,11 +100,16 @@ func (r *authorizing) tellURL(open bool) {
 	if open && !openBrowser(r.AuthorizationURL) {
 		fmt.Println("No browser could be opened here.")
 	}
-	if r.RedirectURI == "" || strings.HasPrefix(r.RedirectURI, "urn:") {
+	if !r.comesBack() {
 		fmt.Printf("Paste here the code that is shown, and press Enter. It is waited for until %s.\n", r.clock())
 		return
 	}
 	fmt.Printf("The browser comes back to %s, which must be registered at\nthe provider. Then this ends by itself. If it does not: paste here the code that is shown, or\nthe address at which the browser has ended, and press Enter. It is waited for until %s.\n", r.RedirectURI, r.clock())
+}
+
+// comesBack says whether the browser brings the code; else the provider shows it.
+func (r *authorizing) comesBack() bool {
+	return r.RedirectURI != "" && !strings.HasPrefix(r.RedirectURI, "urn:")
 }
 
 func (r *authorizing) tellDevice() {
@@ -136,7 +141,7 @@ func (r *authorizing) wait(ctx context.Context) (int, error) {
 		case line, more := <-r.lines:
 			if !more {
 				r.lines = nil
-				if r.RedirectURI == "" || strings.HasPrefix(r.RedirectURI, "urn:") {
+				if !r.comesBack() {
 					if r.wrong != nil {
 						return exitRefused, r.wrong
 					}
@@ -209,10 +214,7 @@ func (r *authorizing) paste(ctx context.Context, line string) (code int, err err
 	if r.Status == authorizationGranted { // by the callback, at the same time
 		return 0, nil, false
 	}
-	code, err = exitOf(err)
-	if code == caddy.ExitCodeFailedStartup {
-		code, err = exitOf(refused)
-	}
+	code, err = exitOf(refused)
 	return code, err, true
 }
 

@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/caddytoken/inject-token/tokensource"
@@ -46,13 +45,10 @@ func (r *authorizing) listen(ctx context.Context) (stop func()) {
 // another command, which has found the port taken: its state tells. Who waits for it
 // hears of it when it asks.
 func (r *authorizing) land(ctx context.Context, w http.ResponseWriter, query string) {
-	for name, value := range callbackHeader {
-		w.Header().Set(name, value)
-	}
 	done := new(authorization)
 	name := r.name
 	if parameters, err := url.ParseQuery(query); err == nil {
-		if of, _, ok := strings.Cut(parameters.Get("state"), "."); ok && checkSourceName(of) == nil {
+		if of := sourceOf(parameters.Get("state")); checkSourceName(of) == nil {
 			name = of
 		}
 	}
@@ -60,12 +56,9 @@ func (r *authorizing) land(ctx context.Context, w http.ResponseWriter, query str
 	_, err := r.admin.ask(ctx, http.MethodPost, sourcePath(name)+"/complete", completion{Code: query}, done)
 	if err != nil {
 		view.Problem = sentence(err.Error())
-		w.WriteHeader(http.StatusBadRequest)
-	} else {
-		view.Granted = done
-		if done.TokenExpires != nil {
-			view.Until = done.TokenExpires.Format("2006-01-02 15:04:05 UTC")
-		}
+		view.write(w, http.StatusBadRequest)
+		return
 	}
-	_ = callbackPage.Execute(w, view)
+	view.Granted = done
+	view.write(w, http.StatusOK)
 }

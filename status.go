@@ -1,7 +1,6 @@
 package injecttoken
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -76,7 +75,7 @@ func (s *runningSource) status(ctx context.Context) *sourceStatus {
 	if e := now.Failure; e != nil {
 		out.Error = &sourceFailure{
 			Code: e.Code, Description: e.Description, Status: e.StatusCode,
-			Message: cmp.Or(explain(e), e.Error()), Permanent: e.Permanent, RetryAt: known(now.RetryAt),
+			Message: explain(e), Permanent: e.Permanent, RetryAt: known(now.RetryAt),
 		}
 	}
 	if now.State == refresher.NeedsAuthorization {

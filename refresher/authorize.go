@@ -2,9 +2,6 @@ package refresher
 
 import (
 	"context"
-	"runtime/debug"
-
-	"go.uber.org/zap"
 
 	"github.com/caddytoken/inject-token/tokensource"
 )
@@ -143,8 +140,7 @@ func (r *Refresher) outside(do func(turn func() (*renewal, error)) error) (err e
 	var n *renewal
 	defer func() {
 		if recover() != nil { // its value may hold a secret
-			e.Log.Error("panic in a token request", zap.ByteString("stack", debug.Stack()))
-			err = &tokensource.Error{Reason: "panic in a token request; the log has its stack"}
+			err = e.panicked()
 		}
 		if n != nil {
 			n.leave()

@@ -170,7 +170,9 @@ func (r *Refresher) Attach(e *Environment) (detach func()) {
 	if e.Store != nil {
 		e.store = newPatientStore(e.Store)
 		r.options.Lineage.store.Store(e.store)
-		r.watch()
+		if e.Store.Shared() {
+			r.watch()
+		}
 	}
 	r.environments = append(r.environments, e)
 	switch {

@@ -73,12 +73,17 @@ func (r *Refresher) renew(e *Environment, look bool) (out outcome, err error) {
 	}()
 	defer func() {
 		if recover() != nil { // its value may hold a secret
-			e.Log.Error("panic in a token request", zap.ByteString("stack", debug.Stack()))
-			out, err = outcome{}, &tokensource.Error{Reason: "panic in a token request; the log has its stack"}
+			out, err = outcome{}, e.panicked()
 		}
 		n.leave()
 	}()
 	return n.run()
+}
+
+// panicked logs where a panic came from that was recovered from.
+func (e *Environment) panicked() error {
+	e.Log.Error("panic in a token request", zap.ByteString("stack", debug.Stack()))
+	return &tokensource.Error{Reason: "panic in a token request; the log has its stack"}
 }
 
 func (r *Refresher) countGrants() int {

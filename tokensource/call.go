@@ -57,7 +57,7 @@ func (s *Source) request(ctx context.Context, a *call) (*Token, *Error) {
 	set.secrets = append(append(set.secrets, a.secrets...), previous.AccessToken)
 	exchange := &exchange{
 		settings: set, config: &s.config, grant: s.config.Grant, refresh: a.purpose == forRefresh,
-		bare: a.purpose == forDevice || a.purpose == forRevocation, read: a.read, permit: permitOf(ctx),
+		read: a.read, permit: permitOf(ctx),
 	}
 	conf := clientcredentials.Config{
 		ClientID:       set.clientID,

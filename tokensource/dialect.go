@@ -23,7 +23,6 @@ type exchange struct {
 	config   *Config
 	grant    string
 	refresh  bool
-	bare     bool                        // the request has no grant_type
 	read     func(*http.Response) *Error // of an answer that holds no token; nil: it is to hold one
 	permit   func() error                // nil: nobody wants to know
 
@@ -88,7 +87,7 @@ func (x *exchange) rewrite(standard *http.Request) (*http.Request, error) {
 	if x.settings.placesRefreshToken {
 		texts.Del("refresh_token")
 	}
-	if x.bare {
+	if x.read != nil { // nor does it ask for one by a grant
 		texts.Del("grant_type")
 	}
 	p := &parameters{texts: texts, json: map[string]json.RawMessage{}}
