@@ -36,7 +36,7 @@ func explain(e *tokensource.Error) string {
 	case known:
 		return text + "; it said " + said
 	case e.Code == "" && e.Discovery:
-		return said + "; check issuer, or write the endpoints (token_url, authorize_url, …) by hand"
+		return said + "; check issuer and whether this machine reaches it, or write the endpoints (token_url, authorize_url, …) by hand"
 	case e.StatusCode == 0 && e.Code == "" && e.Permanent:
 		return said
 	case e.StatusCode == 0 && e.Code == "":

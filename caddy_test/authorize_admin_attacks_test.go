@@ -250,8 +250,15 @@ func TestACancelledAuthorizationTakesNoAnswer(t *testing.T) {
 		if got := a.cancel(begun); got.status != http.StatusOK {
 			t.Fatalf("cancelled: %d %s", got.status, got.body)
 		}
-		time.Sleep(1500 * time.Millisecond) // a poll may have been on its way
-		asked := a.p.Count()
+		asked := -1 // a poll may have been on its way
+		a.c.Eventually(time.Minute, "nobody polls any more", func() bool {
+			before := asked
+			if asked = a.p.Count(); asked == before {
+				return true
+			}
+			time.Sleep(3 * time.Second) // the provider's interval is one
+			return false
+		})
 		a.p.Approve(begun.UserCode)
 		time.Sleep(4 * time.Second)
 		a.assertAsked("after it was cancelled", asked)

@@ -1,16 +1,13 @@
 package caddy_test
 
 import (
-	"crypto/rand"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/caddytoken/inject-token/caddy_test/internal/harness"
 	"github.com/caddytoken/inject-token/caddy_test/internal/provider"
-	"github.com/caddytoken/inject-token/caddy_test/internal/redisstorage"
 )
 
 // consentPromises hold for nodes of a cluster on every storage.
@@ -25,23 +22,12 @@ var consentPromises = map[string]func(*testing.T, sharedStorage){
 
 func TestConsentInAClusterOnFiles(t *testing.T) {
 	t.Parallel()
-	for name, promise := range consentPromises {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			promise(t, newSharedFolder(t))
-		})
-	}
+	onFiles(t, consentPromises)
 }
 
 func TestConsentInAClusterOnRedis(t *testing.T) {
 	t.Parallel()
-	executable, address := redisstorage.Binary(t), harness.StartRedis(t)
-	for name, promise := range consentPromises {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			promise(t, sharedRedis{address, rand.Text(), executable})
-		})
-	}
+	onRedis(t, consentPromises)
 }
 
 // startConsents starts so many nodes at once, of which the first one's landing

@@ -27,7 +27,17 @@ var clusterPromises = map[string]func(*testing.T, sharedStorage){
 
 func TestClusterOnFiles(t *testing.T) {
 	t.Parallel()
-	for name, promise := range clusterPromises {
+	onFiles(t, clusterPromises)
+}
+
+func TestClusterOnRedis(t *testing.T) {
+	t.Parallel()
+	onRedis(t, clusterPromises)
+}
+
+// onFiles and onRedis hold each promise on a storage of its own.
+func onFiles(t *testing.T, promises map[string]func(*testing.T, sharedStorage)) {
+	for name, promise := range promises {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			promise(t, newSharedFolder(t))
@@ -35,10 +45,9 @@ func TestClusterOnFiles(t *testing.T) {
 	}
 }
 
-func TestClusterOnRedis(t *testing.T) {
-	t.Parallel()
+func onRedis(t *testing.T, promises map[string]func(*testing.T, sharedStorage)) {
 	executable, address := redisstorage.Binary(t), harness.StartRedis(t)
-	for name, promise := range clusterPromises {
+	for name, promise := range promises {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			promise(t, sharedRedis{address, rand.Text(), executable})

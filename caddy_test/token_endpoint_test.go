@@ -159,20 +159,7 @@ func forwardProxy(t *testing.T, user, password string) (address string, seen *na
 			return
 		}
 		seen.add("CONNECT " + r.Host)
-		there, err := net.Dial("tcp", r.Host)
-		if err != nil {
-			w.WriteHeader(http.StatusBadGateway)
-			return
-		}
-		defer there.Close()
-		here, _, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			return
-		}
-		defer here.Close()
-		_, _ = io.WriteString(here, "HTTP/1.1 200 OK\r\n\r\n")
-		go func() { _, _ = io.Copy(there, here) }()
-		_, _ = io.Copy(here, there)
+		lead(w, r.Host)
 	}))
 	closeAtEnd(t, s)
 	return strings.TrimPrefix(s.URL, "http://"), seen
