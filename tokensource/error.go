@@ -44,6 +44,9 @@ type Error struct {
 	// token of the previous token any more. It need not be sent again.
 	RefreshTokenRefused bool
 
+	// ClientAuth is how the client tried to prove itself, where an answer came.
+	ClientAuth string
+
 	// Discovery is true where it is the issuer's metadata that could not be had.
 	Discovery bool
 
