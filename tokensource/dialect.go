@@ -175,7 +175,10 @@ func explain(err error) string {
 	if errors.As(err, &proxy) && proxy.Op == "proxyconnect" {
 		return "the forward proxy: " + explain(proxy.Err)
 	}
+	var ours TransportError
 	switch {
+	case errors.As(err, &ours):
+		return ours.Error()
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no complete answer in time"
 	case errors.Is(err, context.Canceled):

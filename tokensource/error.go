@@ -79,3 +79,9 @@ func (e *Error) Error() string {
 	}
 	return text
 }
+
+// TransportError is an error of a Config's Transport whose text is for an operator,
+// and holds no secret.
+type TransportError string
+
+func (e TransportError) Error() string { return string(e) }
