@@ -134,6 +134,8 @@ func (s *Source) token(x *exchange, a *answer, set *settings, previous *Token) *
 		asked:        asked,
 		template:     seedOf(s.config.RefreshToken),
 		Scopes:       a.scopes,
+		Exposed:      a.exposed,
+		exposes:      s.config.Response.Expose,
 		descents:     previous.descents,
 	}
 	if t.Scopes == nil { // RFC 6749, section 5.1: it is what was asked for, or what it was before
@@ -148,6 +150,10 @@ func (s *Source) token(x *exchange, a *answer, set *settings, previous *Token) *
 	if t.RefreshToken != "" {
 		t.descents = descend(t.descents, set.seed, t.RefreshToken)
 	}
+	if x.refresh {
+		t.keepExposed(previous)
+	}
+	t.dropTokens(set)
 	known := newScrubber(append(set.secrets, t.AccessToken, t.RefreshToken, set.refreshToken)...)
 	t.Scopes = slices.DeleteFunc(slices.Clone(t.Scopes), func(scope string) bool { return known.scrub(scope) != scope })
 	t.said = t.Lifetime > 0
