@@ -76,6 +76,7 @@ type Transport struct {
 
 	injection   *injection
 	selection   *selection
+	certificate *clientCertificate // nil: none whose files are followed
 	log         *zap.Logger
 	tryDuration time.Duration // reverse_proxy's lb_try_duration; 0: none
 	healthPort  string        // where health is asked for at another port, or elsewhere
@@ -124,7 +125,11 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.selection, err = newSelection(t, app.(*App)); err != nil {
 		return err
 	}
-	return quietProxy(t.HTTPTransport.Provision(ctx))
+	if err := t.HTTPTransport.Provision(ctx); err != nil {
+		return quietProxy(err)
+	}
+	t.certificate = followCertificate(&t.HTTPTransport, t.log)
+	return nil
 }
 
 // Cleanup closes idle connections.
@@ -235,6 +240,7 @@ func (t *Transport) inject(attempt *attempt, out *http.Request, formed *formed) 
 	attempt.hidden, attempt.injected = formed.hidden, true
 	t.injection.put(out, formed)
 	t.pinHost(out)
+	t.certificate.look()
 	resp, err := t.HTTPTransport.RoundTrip(out)
 	if err != nil {
 		return nil, attempt.hidden.quiet(err)

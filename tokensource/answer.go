@@ -82,6 +82,9 @@ type answer struct {
 
 	// exposed are the values of Response.Expose that the answer has.
 	exposed map[string]string
+
+	// tokenType is empty where the answer does not say.
+	tokenType string
 }
 
 // read returns what resp says: a token or an error, never both. It does not
@@ -128,6 +131,7 @@ func (f *Response) interpret(resp *http.Response, clock time.Time) (*answer, *Er
 		lifetime:     f.lifetime(doc, token, clock),
 		scopes:       scopesOf(doc.top.get("scope")),
 		exposed:      f.exposed(doc),
+		tokenType:    doc.top.text("token_type"),
 	}, nil
 }
 
