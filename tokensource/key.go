@@ -126,7 +126,8 @@ func parsePEMKey(text string) (*signingKey, error) {
 	text = strings.ReplaceAll(text, "----------BEGIN", "-----\n-----BEGIN")
 	var key *signingKey
 	var chain []*x509.Certificate
-	for rest := []byte(text); ; {
+	rest, begun := []byte(text), strings.Count(text, "-----BEGIN")
+	for ; ; begun-- {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			break
@@ -152,10 +153,12 @@ func parsePEMKey(text string) (*signingKey, error) {
 		key = one
 	}
 	switch {
+	case begun > 0, bytes.HasPrefix(bytes.TrimSpace(rest), []byte("-")): // what does not end is skipped, be it the certificate of a whole key
+		return nil, keyError("the PEM is broken, or not whole")
 	case key == nil && len(chain) > 0:
 		return nil, keyError("this is a certificate; its private key is needed")
 	case key == nil:
-		return nil, keyError("the PEM is broken, or not whole")
+		return nil, keyError("there is no private key in it")
 	}
 	key.chain = chain
 	return key, nil
@@ -204,6 +207,9 @@ func newSigningKey(private any) (*signingKey, error) {
 		if !known {
 			return nil, keyError("the curve %s has no signing algorithm; there are P-256, P-384, P-521 and Ed25519", private.Curve.Params().Name)
 		}
+		if !isOneKey(private) {
+			return nil, keyError("the key is broken: its public half belongs to another key")
+		}
 		return &signingKey{private: private, algs: []string{alg}}, nil
 	case ed25519.PrivateKey:
 		return &signingKey{private: private, algs: []string{"EdDSA"}}, nil
@@ -213,6 +219,17 @@ func newSigningKey(private any) (*signingKey, error) {
 		return nil, keyError("this is the public key; the private one is needed")
 	}
 	return nil, keyError("a key of this kind cannot sign; there are RSA, P-256, P-384, P-521 and Ed25519")
+}
+
+// isOneKey says whether the halves of a key belong together. A JWK has both, and
+// where they do not, nobody could verify what it signs.
+func isOneKey(key *ecdsa.PrivateKey) bool {
+	private, err := key.ECDH()
+	if err != nil {
+		return false
+	}
+	public, err := key.PublicKey.ECDH()
+	return err == nil && private.PublicKey().Equal(public)
 }
 
 // algorithm returns the algorithm to sign with. One that does not fit the key is
