@@ -106,6 +106,19 @@ func parseJSONKey(text []byte) (*signingKey, error) {
 	return key, nil
 }
 
+// minKeySecret is how long the least line or field is that holds a key: 32 bytes in
+// base64.
+const minKeySecret = 43
+
+// keySecrets returns the parts of a key's text that are secret: what is long, and in
+// base64.
+func keySecrets(text string) []string {
+	parts := strings.FieldsFunc(strings.ReplaceAll(text, `\n`, "\n"), func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("+/-_=", r))
+	})
+	return slices.DeleteFunc(parts, func(part string) bool { return len(part) < minKeySecret })
+}
+
 // accountOf is the service account whose key it is; "": it does not say.
 func accountOf(text string) string {
 	var form struct {
