@@ -337,7 +337,7 @@ func TestWhatIsWrongWithAKeyIsToldByTheNameOfItsOption(t *testing.T) {
 		"half a JWK":                         {jwk[:len(jwk)-20], "", "private_key: the JSON is broken, or not whole"},
 		"JWK, another algorithm":             {jwk, "RS256", "signing_alg: RS256 does not fit the private key, with which there is ES256"},
 		"PEM in words": {"the certificate that stands with it\nprivate_key: ended on\n" + toPEM(t, key) + ended, "",
-			"private_key: the certificate that stands with it ended on " + time.Now().Add(-24*time.Hour).UTC().Format(time.DateOnly)},
+			"private_key: the certificate that stands with it ended on " + time.Now().Add(-24*time.Hour).UTC().Format(time.DateTime)},
 	} {
 		for _, byFile := range []bool{false, true} {
 			d := newDesk(madeUp(200, deskIssued))
@@ -396,5 +396,44 @@ func TestNoKeyAndNoAssertionIsEverPartOfAnError(t *testing.T) {
 				silent(t, form+", "+where, e, secret...)
 			}
 		}
+	}
+}
+
+// TestACertificateThatBeginsLaterIsWaitedFor holds that nobody has to do anything,
+// where its maker's clock was ahead.
+func TestACertificateThatBeginsLaterIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	key := newKey(t, "P-256")
+	for name, test := range map[string]struct {
+		from, to  time.Duration
+		permanent bool
+	}{"begins": {time.Hour, 2 * time.Hour, false}, "ended": {-2 * time.Hour, -time.Hour, true}} {
+		d := newDesk(madeUp(200, deskIssued))
+		text := toPEM(t, key) + certify(t, key, time.Now().Add(test.from), time.Now().Add(test.to))
+		token, failure := obtain(t, d.config(text), nil)
+		e := mustFail(t, token, failure)
+		if e.Permanent != test.permanent || !strings.Contains(e.Reason, "the certificate that stands with it "+name) || len(d.arrived()) != 0 {
+			t.Errorf("%s: permanent %v, %v", name, e.Permanent, e)
+		}
+	}
+}
+
+func TestReadyIsNobodyWhoseKeyCannotSign(t *testing.T) {
+	t.Parallel()
+	key := newKey(t, "P-256")
+	d := newDesk(madeUp(200, deskIssued))
+	for _, change := range []func(*Config){grant("client_credentials"), grant("jwt_bearer"), func(c *Config) { c.Grant, c.RefreshToken = "refresh_token", "rt" }, func(c *Config) {
+		c.Grant, c.DeviceURL = "device_code", "https://auth.example.org/device"
+	}} {
+		for text, want := range map[string]string{toPEM(t, key): "", toPEM(t, key)[:99]: "private_key: the PEM is broken, or not whole"} {
+			c := d.config(text, change)
+			err := newSource(t, c).Ready(t.Context())
+			if want == "" && err != nil || want != "" && (err == nil || err.Error() != want) {
+				t.Errorf("%s: %v, want %q", c.Grant, err, want)
+			}
+		}
+	}
+	if len(d.arrived()) != 0 {
+		t.Error("something was sent")
 	}
 }

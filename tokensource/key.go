@@ -36,6 +36,9 @@ func keyError(format string, args ...any) error {
 	return fmt.Errorf("private_key: "+format, args...)
 }
 
+// tooEarly is an error that passes by itself.
+type tooEarly struct{ error }
+
 // CheckPrivateKey says what is wrong with a private key: a PEM text (PKCS #8, PKCS #1,
 // SEC 1), behind which its certificates may stand, a JWK, or a service account's
 // JSON file as Google has it. The algorithm may be empty.
@@ -276,9 +279,9 @@ func (k *signingKey) header(id string, now time.Time) (map[string]any, error) {
 	case !comparable || !public.Equal(leaf.PublicKey):
 		return nil, keyError("the certificate that stands with it belongs to another key")
 	case now.After(leaf.NotAfter):
-		return nil, keyError("the certificate that stands with it ended on %s", leaf.NotAfter.UTC().Format(time.DateOnly))
+		return nil, keyError("the certificate that stands with it ended on %s", leaf.NotAfter.UTC().Format(time.DateTime))
 	case now.Before(leaf.NotBefore):
-		return nil, keyError("the certificate that stands with it begins on %s", leaf.NotBefore.UTC().Format(time.DateOnly))
+		return nil, tooEarly{keyError("the certificate that stands with it begins on %s", leaf.NotBefore.UTC().Format(time.DateTime))}
 	}
 	x5c := make([]string, len(k.chain))
 	for i, certificate := range k.chain {

@@ -455,9 +455,9 @@ func TestACertificateGoesWithItsKeyWhileItHolds(t *testing.T) {
 	for name, test := range map[string]struct{ certificate, want string }{
 		"of another key":      {validly(t, other), "the certificate that stands with it belongs to another key"},
 		"of a key of RSA":     {validly(t, testRSA()), "belongs to another key"},
-		"that has ended":      {certify(t, key, now.Add(-48*time.Hour), now.Add(-24*time.Hour)), "ended on " + now.Add(-24*time.Hour).UTC().Format(time.DateOnly)},
+		"that has ended":      {certify(t, key, now.Add(-48*time.Hour), now.Add(-24*time.Hour)), "ended on " + now.Add(-24*time.Hour).UTC().Format(time.DateTime)},
 		"that has just ended": {certify(t, key, now.Add(-48*time.Hour), now.Add(-2*time.Second)), "ended on "},
-		"that is yet to come": {certify(t, key, now.Add(24*time.Hour), now.Add(48*time.Hour)), "begins on " + now.Add(24*time.Hour).UTC().Format(time.DateOnly)},
+		"that is yet to come": {certify(t, key, now.Add(24*time.Hour), now.Add(48*time.Hour)), "begins on " + now.Add(24*time.Hour).UTC().Format(time.DateTime)},
 	} {
 		for _, text := range []string{toPEM(t, key) + test.certificate, test.certificate + toPEM(t, key)} {
 			parsed, err := parseKey(text)

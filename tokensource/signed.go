@@ -3,6 +3,7 @@ package tokensource
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -37,7 +38,8 @@ func (s *Source) ask(ctx context.Context, a *call, set *settings) (*exchange, *a
 			x.nonce = *nonce
 		}
 		if err := set.sign(x.clock); err != nil {
-			return nil, nil, &Error{Reason: err.Error(), Permanent: true}
+			_, passes := errors.AsType[tooEarly](err)
+			return nil, nil, &Error{Reason: err.Error(), Permanent: !passes}
 		}
 		answer, problem := s.exchange(ctx, a, x)
 		s.learn(x)

@@ -19,6 +19,7 @@ import (
 	"errors"
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // A Source obtains tokens. It is safe for concurrent use.
@@ -173,7 +174,8 @@ func refused(e *Error) bool {
 }
 
 // Ready says what keeps a token request from being sent, as far as that can be told
-// without one: secrets that cannot be read, or metadata that cannot be had. The
+// without one: secrets that cannot be read, a key that cannot sign, or metadata that
+// cannot be had. The
 // error is an *Error.
 func (s *Source) Ready(ctx context.Context) error {
 	why := forToken
@@ -188,7 +190,11 @@ func (s *Source) Ready(ctx context.Context) error {
 	if problem != nil {
 		return problem
 	}
-	if _, err := s.resolve(why, descent{}, found); err != nil {
+	set, err := s.resolve(why, descent{}, found)
+	if err == nil {
+		err = set.sign(time.Now())
+	}
+	if err != nil {
 		return &Error{Reason: err.Error(), Permanent: true}
 	}
 	return nil
