@@ -31,6 +31,7 @@ type Source struct {
 	doubtful atomic.Bool              // what was found before is to be looked for again
 
 	skew  atomic.Int64           // by which the provider's clock was ahead at last, in nanoseconds
+	ahead atomic.Int64           // likewise, of the clock by which was signed what it has taken
 	nonce atomic.Pointer[string] // its last one for a DPoP proof; nil: none
 }
 
