@@ -53,7 +53,7 @@ func CheckPrivateKey(text, alg string) error {
 
 // parseKey reads a private key in any of the forms of CheckPrivateKey.
 func parseKey(text string) (*signingKey, error) {
-	text = strings.TrimSpace(strings.TrimPrefix(text, "\xef\xbb\xbf"))
+	text = trimKey(text)
 	switch {
 	case strings.HasPrefix(text, "{"):
 		return parseJSONKey([]byte(text))
@@ -62,6 +62,13 @@ func parseKey(text string) (*signingKey, error) {
 	}
 	return nil, keyError("this is neither PEM nor JSON; write {file.PATH} with the path of a key in PEM, of a JWK, or of a service account's JSON file")
 }
+
+// trimKey takes off what editors put around a text.
+func trimKey(text string) string {
+	return strings.TrimSpace(strings.TrimPrefix(text, "\xef\xbb\xbf"))
+}
+
+var errBrokenJSON = keyError("the JSON is broken, or not whole")
 
 func parseJSONKey(text []byte) (*signingKey, error) {
 	var form struct {
@@ -73,7 +80,7 @@ func parseJSONKey(text []byte) (*signingKey, error) {
 		ClientEmail  string          `json:"client_email"`
 	}
 	if json.Unmarshal(text, &form) != nil {
-		return nil, keyError("the JSON is broken, or not whole")
+		return nil, errBrokenJSON
 	}
 	switch {
 	case form.Keys != nil:
@@ -122,15 +129,17 @@ func keySecrets(text string) []string {
 	return slices.DeleteFunc(parts, func(part string) bool { return len(part) < minKeySecret })
 }
 
-// accountOf is the service account whose key it is; "": it does not say.
-func accountOf(text string) string {
+// accountOf is the service account whose key it is; "": it does not say. Half of a
+// file is an error: it would be another's.
+func accountOf(text string) (string, error) {
 	var form struct {
 		ClientEmail string `json:"client_email"`
 	}
-	if json.Unmarshal([]byte(strings.TrimSpace(text)), &form) != nil {
-		return ""
+	text = trimKey(text)
+	if strings.HasPrefix(text, "{") && json.Unmarshal([]byte(text), &form) != nil {
+		return "", errBrokenJSON
 	}
-	return form.ClientEmail
+	return form.ClientEmail, nil
 }
 
 // parsePEMKey reads the private key, and the certificates, of a PEM text.
