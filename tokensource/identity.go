@@ -80,7 +80,11 @@ func (s *Source) asked() (*asked, error) {
 			a.plain = append(a.plain, claim.Name, e.text("claim "+claim.Name, claim.Value))
 		}
 		if a.client[2] == "" { // the key says whose it is
-			a.client[2] = accountOf(e.secret("private_key", c.PrivateKey))
+			account, err := accountOf(e.secret("private_key", c.PrivateKey))
+			if e.err == nil {
+				e.err = err
+			}
+			a.client[2] = account
 		}
 	}
 	if c.SubjectToken != "" && c.SubjectToken != Caller {

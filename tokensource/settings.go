@@ -29,10 +29,12 @@ type settings struct {
 	authorizeParams        []Param
 	clientAuth             string
 	privateKey             string
+	keyTexts               []string // that stood in its place
 	keyID, signingAlg      string
 	claims                 []Claim
 	audience               string // of assertions
-	grantAssertion         bool   // whether the grant has one
+	grantAssertion         bool   // whether this request has one of the grant
+	grantsClaims           bool   // whether claims are of that, and not of the client
 	assertion              string // the grant's, once it is signed
 	readyAssertion         string // of the client, as it was written
 	clientAssertion        string // the client's, once it is signed
@@ -135,14 +137,14 @@ func (s *Source) resolve(why purpose, current descent, found *tokenEndpoint) (*s
 	host := hostOf(set.url) // is told in errors, also where a placeholder stands for it
 	set.digest = digest(r.resolved)
 	set.secrets = append(e.secrets, slices.DeleteFunc(r.resolved, func(value string) bool {
-		return strings.Contains(host, value)
+		return strings.Contains(host, value) || slices.Contains(set.keyTexts, value)
 	})...)
 	return set, nil
 }
 
 // proofs resolves what a request proves itself, or whom it is for, with.
 func (e *expansion) proofs(set *settings, c *Config, begins bool) {
-	set.privateKey = e.secret("private_key", c.PrivateKey)
+	set.privateKey, set.keyTexts = e.key(c.PrivateKey)
 	set.keyID, set.signingAlg = e.text("key_id", c.KeyID), c.SigningAlg
 	for _, claim := range c.Claims {
 		set.claims = append(set.claims, Claim{claim.Name, e.text("claim "+claim.Name, claim.Value)})
@@ -151,7 +153,8 @@ func (e *expansion) proofs(set *settings, c *Config, begins bool) {
 		set.readyAssertion = strings.TrimSpace(e.secret("client_assertion", c.ClientAssertion))
 	}
 	set.signsClient = clientAuths[set.clientAuth].assertion != nil && set.readyAssertion == ""
-	set.grantAssertion = begins && c.Grant == "jwt_bearer" && c.PrivateKey != ""
+	set.grantsClaims = c.Grant == "jwt_bearer" && c.PrivateKey != ""
+	set.grantAssertion = set.grantsClaims && begins
 	if !begins || c.Grant != "token_exchange" {
 		return
 	}
@@ -209,6 +212,19 @@ func (e *expansion) secret(option, template string) string {
 	}
 	e.secrets = append(e.secrets, text)
 	return text
+}
+
+// key resolves a private key, and returns what stood in the place of its
+// placeholders. Of its text only that is a secret which is the key: the names around
+// it are what an error is about.
+func (e *expansion) key(template string) (text string, resolved []string) {
+	before := len(e.resolved)
+	text, err := e.resolver.secret("private_key", template)
+	if e.err == nil {
+		e.err = err
+	}
+	e.secrets = append(e.secrets, keySecrets(text)...)
+	return text, e.resolved[before:]
 }
 
 // secretName is what names of parameters look like that hold a secret.
