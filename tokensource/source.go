@@ -188,8 +188,8 @@ func (s *Source) Ready(ctx context.Context) error {
 	if problem != nil {
 		return problem
 	}
-	if _, err := s.resolve(why, descent{}, found); err != nil {
-		return &Error{Reason: err.Error(), Permanent: true}
+	if _, problem := s.settle(ctx, why, descent{}, found); problem != nil {
+		return problem
 	}
 	return nil
 }
