@@ -71,7 +71,8 @@ func (a *App) provision(name string, s *Source) error {
 	if s == nil {
 		return errors.New("this is null; write an object")
 	}
-	if m := s.check(); m != nil {
+	filled, m := s.checked()
+	if m != nil {
 		return m
 	}
 	for _, secret := range s.secrets() {
@@ -79,19 +80,19 @@ func (a *App) provision(name string, s *Source) error {
 			a.log.Warn(warning, zap.String("source", name), zap.String("option", secret.option))
 		}
 	}
-	key, err := keyOf(name, s) // before a transport adds its defaults
+	key, err := keyOf(name, filled) // before a transport adds its defaults
 	if err != nil {
 		return err
 	}
-	transport, err := a.transport(s)
+	transport, err := a.transport(filled)
 	if err := quietProxy(err); err != nil {
 		return fmt.Errorf("transport: %w", err)
 	}
-	r, err := acquire(key, s)
+	r, err := acquire(key, filled)
 	if err != nil {
 		return err
 	}
-	a.running[name] = &runningSource{name: name, config: s, key: key, refresher: r, transport: transport}
+	a.running[name] = &runningSource{name: name, config: filled, key: key, refresher: r, transport: transport}
 	return nil
 }
 
@@ -115,7 +116,7 @@ func (a *App) transport(s *Source) (*reverseproxy.HTTPTransport, error) {
 // starting.
 func (a *App) Start() error {
 	for name, running := range a.running {
-		s := a.Sources[name]
+		s := running.config
 		obtainer, err := s.obtainer(tokenTransport{running.transport})
 		if err != nil {
 			return fmt.Errorf("source %s: %w", name, err)

@@ -22,6 +22,9 @@ import (
 //	token_sources {
 //	    encryption_key <keys...>
 //	    source <name> {
+//	        provider         <name> {
+//	            <value_name> <value>
+//	        }
 //	        grant            client_credentials|password|refresh_token|authorization_code|device_code|custom
 //	        token_url        <url>
 //	        issuer           <url>
@@ -118,7 +121,7 @@ func (a *App) parseSource(r *optionReader) error {
 	if err := r.options(sourceOptions, s); err != nil {
 		return err
 	}
-	if m := s.check(); m != nil {
+	if _, m := s.checked(); m != nil {
 		m.text = "source " + name + ": " + m.text
 		return r.locate(m)
 	}
@@ -180,6 +183,7 @@ var sourceOptions map[string]blockOption[Source]
 
 func init() { // a variable that refers to its functions cannot refer to itself
 	sourceOptions = map[string]blockOption[Source]{
+		"provider":         {set: parseProvider},
 		"grant":            field(func(s *Source) *string { return &s.Grant }),
 		"token_url":        field(func(s *Source) *string { return &s.TokenURL }),
 		"issuer":           field(func(s *Source) *string { return &s.Issuer }),

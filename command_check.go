@@ -104,7 +104,7 @@ func loadSources(file, adapter string) (*loadedSources, error) {
 
 // checkSource obtains a token, and says what came of it in one line.
 func (a *App) checkSource(name string) (works bool) {
-	s := a.Sources[name]
+	s := a.running[name].config
 	source, err := s.obtainer(tokenTransport{a.running[name].transport})
 	if err != nil {
 		fmt.Printf("%s: %v\n", name, err)

@@ -78,7 +78,7 @@ func newSelection(t *Transport, app *App) (*selection, error) {
 			return nil, err
 		}
 		uses[name] = newUse(name, r)
-		uses[name].identity = identityOf(name, app.Sources[name])
+		uses[name].identity = identityOf(name, app.running[name].config)
 		return uses[name], nil
 	}
 	var err error

@@ -36,7 +36,7 @@ type Transport struct {
 	UpstreamSources map[string]string `json:"upstream_sources,omitempty"`
 
 	// The header fields that hold the token. Default: `Authorization: Bearer
-	// {token}`, where query is empty as well.
+	// {token}`, or where the source's provider wants it, if query is empty as well.
 	Headers []HeaderInjection `json:"headers,omitempty"`
 
 	// The query parameters that hold the token.
@@ -94,11 +94,6 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if m := t.check(); m != nil {
 		return m
 	}
-	in, m := newInjection(t.Headers, t.Query)
-	if m != nil {
-		return m
-	}
-	t.injection = in
 	if m := t.checkUpstreams(ctx); m != nil {
 		return m
 	}
@@ -114,6 +109,10 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	}
 	if t.selection, err = newSelection(t, app.(*App)); err != nil {
 		return err
+	}
+	var m *mistake
+	if t.injection, m = t.newInjection(app.(*App)); m != nil {
+		return m
 	}
 	return quietProxy(t.HTTPTransport.Provision(ctx))
 }
