@@ -61,10 +61,10 @@ func TestAWrongSourceInJSONIsRefused(t *testing.T) {
 		changes fields
 		want    string
 	}{
-		{"no grant", fields{"grant": ""}, "grant: missing; write one of authorization_code, client_credentials, custom, device_code, password, refresh_token"},
+		{"no grant", fields{"grant": ""}, "grant: missing; write one of authorization_code, client_credentials, custom, device_code, jwt_bearer, password, refresh_token, token_exchange"},
 		{"a grant mistyped", fields{"grant": `"client_credential"`}, `grant: unknown grant "client_credential"; did you mean client_credentials?`},
-		{"an unknown grant", fields{"grant": `"saml"`}, `grant: unknown grant "saml"; there are: authorization_code, client_credentials, custom, device_code, password, refresh_token`},
-		{"a grant with a placeholder", fields{"grant": `"{env.GRANT}"`}, `grant: unknown grant "{env.GRANT}"; there are: authorization_code, client_credentials, custom, device_code, password, refresh_token`},
+		{"an unknown grant", fields{"grant": `"saml"`}, `grant: unknown grant "saml"; there are: authorization_code, client_credentials, custom, device_code, jwt_bearer, password, refresh_token, token_exchange`},
+		{"a grant with a placeholder", fields{"grant": `"{env.GRANT}"`}, `grant: unknown grant "{env.GRANT}"; there are: authorization_code, client_credentials, custom, device_code, jwt_bearer, password, refresh_token, token_exchange`},
 
 		{"no token_url", fields{"token_url": ""}, "token_url: missing; write the address of the provider's token endpoint, or issuer, whose metadata have it"},
 		{"a relative token_url", fields{"token_url": `"/token"`}, "token_url: a whole URL is needed, such as https://auth.example.org/token"},
@@ -81,7 +81,7 @@ func TestAWrongSourceInJSONIsRefused(t *testing.T) {
 		{"a client_id with a placeholder of a request", fields{"client_id": `"{http.auth.user.id}"`}, "client_id: a placeholder of a request cannot be used: a token request belongs to no caller's request; there are {env.*} and {file.*}"},
 		{"a client_secret and no client_id", fields{"grant": `"password"`, "client_id": "", "username": `"robot"`, "password": `"CANARY"`}, "client_id: missing; client_secret goes with it"},
 		{"an unknown client_auth", fields{"client_auth": `"client_secret_bsic"`}, "client_auth: unknown method; did you mean client_secret_basic?"},
-		{"a client_auth that is the secret", fields{"client_auth": `"CANARY"`}, "client_auth: unknown method; there are: client_secret_basic, client_secret_post, client_secret_query, none"},
+		{"a client_auth that is the secret", fields{"client_auth": `"CANARY"`}, "client_auth: unknown method; there are: client_secret_basic, client_secret_jwt, client_secret_post, client_secret_query, none, private_key_jwt, self_signed_tls_client_auth, tls_client_auth"},
 		{"a client_auth that needs a secret", fields{"client_auth": `"client_secret_post"`, "client_secret": ""}, "client_secret: missing; client_auth client_secret_post needs it"},
 		{"a client_auth of none with a secret", fields{"client_auth": `"none"`}, "client_auth: none goes without client_secret"},
 		{"raw without Basic", fields{"client_auth": `"client_secret_post"`, "client_auth_raw": "true"}, "client_auth: raw goes with client_secret_basic alone"},
@@ -150,7 +150,7 @@ func TestWhatIsNoSourceInJSONIsRefused(t *testing.T) {
 		{"a name in upper case", `{"sources": {"CRM": ` + right + `}}`, `provision token_sources: source CRM: the name of a token source begins with a lower-case letter or a digit and goes on with such, _ or -; "CRM" does not`},
 		{"an empty name", `{"sources": {"": ` + right + `}}`, `provision token_sources: source : the name of a token source begins with a lower-case letter or a digit and goes on with such, _ or -; "" does not`},
 		{"an unknown field of the app", `{"encryption_key": "CANARY", "sources": {"crm": ` + right + `}}`, `decoding module config: token_sources: json: unknown field "encryption_key"`},
-		{"an unknown field of a source", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"private_key": `"CANARY"`}) + `}}`, `decoding module config: token_sources: json: unknown field "private_key"`},
+		{"an unknown field of a source", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"provider_key": `"CANARY"`}) + `}}`, `decoding module config: token_sources: json: unknown field "provider_key"`},
 		{"an unknown field of a request", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"token_request": `{"body": "CANARY"}`}) + `}}`, `decoding module config: token_sources: json: unknown field "body"`},
 		{"an unknown field of a param", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"params": `[{"name": "key", "vlaue": "CANARY"}]`}) + `}}`, `decoding module config: token_sources: json: unknown field "vlaue"`},
 		{"an unknown field of an answer", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"token_response": `{"expose": {}}`}) + `}}`, `decoding module config: token_sources: json: unknown field "expose"`},

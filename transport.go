@@ -72,6 +72,7 @@ type Transport struct {
 
 	injection   *injection
 	selection   *selection
+	certificate *clientCertificate // nil: none whose files are followed
 	log         *zap.Logger
 	tryDuration time.Duration // reverse_proxy's lb_try_duration; 0: none
 	healthPort  string        // where health is asked for at another port, or elsewhere
@@ -114,7 +115,11 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.injection, m = t.newInjection(app.(*App)); m != nil {
 		return m
 	}
-	return quietProxy(t.HTTPTransport.Provision(ctx))
+	if err := t.HTTPTransport.Provision(ctx); err != nil {
+		return quietProxy(err)
+	}
+	t.certificate = followCertificate(&t.HTTPTransport, t.log)
+	return nil
 }
 
 // Cleanup closes idle connections.
@@ -213,6 +218,7 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 func (t *Transport) inject(attempt *attempt, out *http.Request, use *use, token *tokensource.Token) (*http.Response, error) {
 	attempt.hidden, attempt.injected = t.injection.put(out, token, &use.formed), true
 	t.pinHost(out)
+	t.certificate.look()
 	resp, err := t.HTTPTransport.RoundTrip(out)
 	if err != nil {
 		return nil, attempt.hidden.quiet(err)

@@ -75,6 +75,9 @@ type answer struct {
 
 	// scopes are nil where the answer does not say.
 	scopes []string
+
+	// tokenType is empty where the answer does not say.
+	tokenType string
 }
 
 // read returns what resp says: a token or an error, never both. It does not
@@ -120,6 +123,7 @@ func (f *Response) interpret(resp *http.Response, clock time.Time) (*answer, *Er
 		refreshToken: refresh,
 		lifetime:     f.lifetime(doc, token, clock),
 		scopes:       scopesOf(doc.top.get("scope")),
+		tokenType:    doc.top.text("token_type"),
 	}, nil
 }
 

@@ -44,6 +44,9 @@ type Error struct {
 	// token of the previous token any more. It need not be sent again.
 	RefreshTokenRefused bool
 
+	// ClientAuth is how the client tried to prove itself, where an answer came.
+	ClientAuth string
+
 	// Discovery is true where it is the issuer's metadata that could not be had.
 	Discovery bool
 
@@ -76,3 +79,9 @@ func (e *Error) Error() string {
 	}
 	return text
 }
+
+// TransportError is an error of a Config's Transport whose text is for an operator,
+// and holds no secret.
+type TransportError string
+
+func (e TransportError) Error() string { return string(e) }

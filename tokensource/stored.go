@@ -18,6 +18,7 @@ type stored struct {
 	Found        *tokenEndpoint  `json:"token_endpoint,omitempty"`
 	Asked        string          `json:"asked,omitempty"`
 	Template     string          `json:"template,omitempty"`
+	ProofKey     json.RawMessage `json:"dpop_key,omitempty"`
 	Descents     []storedDescent `json:"descents,omitempty"`
 }
 
@@ -29,6 +30,10 @@ type storedDescent struct {
 // Encode returns a token as a text that Decode reads, in this process or in
 // another one. It holds the token's secrets.
 func (t *Token) Encode() ([]byte, error) {
+	proof, err := t.proof.encode()
+	if err != nil {
+		return nil, errors.New("the token's DPoP key cannot be written")
+	}
 	out := stored{
 		AccessToken:  t.AccessToken,
 		RefreshToken: t.RefreshToken,
@@ -39,6 +44,7 @@ func (t *Token) Encode() ([]byte, error) {
 		Found:        t.found,
 		Asked:        t.asked,
 		Template:     t.template,
+		ProofKey:     proof,
 	}
 	for _, d := range t.descents {
 		out.Descents = append(out.Descents, storedDescent{Seed: d.seed, Token: d.token})
@@ -55,6 +61,10 @@ func Decode(text []byte) (*Token, error) {
 	if in.AccessToken == "" || strings.ContainsFunc(in.AccessToken, isControl) || in.Lifetime < 0 || in.Issued.IsZero() {
 		return nil, errors.New("this token is not whole")
 	}
+	proof, err := decodeProofKey(in.ProofKey)
+	if err != nil {
+		return nil, err
+	}
 	t := &Token{
 		AccessToken:  in.AccessToken,
 		RefreshToken: in.RefreshToken,
@@ -65,6 +75,7 @@ func Decode(text []byte) (*Token, error) {
 		found:        in.Found,
 		asked:        in.Asked,
 		template:     in.Template,
+		proof:        proof,
 	}
 	for _, d := range in.Descents {
 		t.descents = append(t.descents, descent{d.Seed, d.Token})

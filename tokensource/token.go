@@ -38,6 +38,9 @@ type Token struct {
 	// another process needs none; nil where none was needed.
 	found *tokenEndpoint
 
+	// proof is the key that the token is bound to; nil: to none.
+	proof *proofKey
+
 	// descents are by which configured refresh token this one and those before
 	// it came, the newest last.
 	descents []descent
