@@ -225,7 +225,7 @@ func TestEveryEntryIsASourceWithoutMistakesForEachOfItsGrants(t *testing.T) {
 			if _, err := filled.obtainer(nil); err != nil {
 				t.Errorf("grant %s: %v", grant, err)
 			}
-			if _, m := new(Transport).newInjection(&App{}); m != nil {
+			if _, m := (&Transport{Source: p.name}).newInjection(map[string]*Source{p.name: filled}); m != nil {
 				t.Errorf("grant %s: %v", grant, m)
 			}
 		}
@@ -235,7 +235,7 @@ func TestEveryEntryIsASourceWithoutMistakesForEachOfItsGrants(t *testing.T) {
 		if !p.inject.saysWhere() {
 			t.Error("its inject says nothing")
 		}
-		if _, m := newInjection(p.inject.Headers, p.inject.Query); m != nil {
+		if _, m := newInjection(p.inject.Headers, p.inject.Query, p.inject.Basic); m != nil {
 			t.Error(m)
 		}
 	})

@@ -96,6 +96,31 @@ func (s *Source) filledFrom(entry *preset) (*Source, *mistake) {
 	return out, nil
 }
 
+// filledSources returns the sources with the words of their providers. Those that
+// are wrong are found elsewhere, and stay as they are.
+func filledSources(all map[string]*Source) map[string]*Source {
+	out := make(map[string]*Source, len(all))
+	for name, s := range all {
+		out[name] = s
+		if s == nil {
+			continue
+		}
+		if filled, m := s.filled(); m == nil {
+			out[name] = filled
+		}
+	}
+	return out
+}
+
+// filledSources returns those of a provisioned app.
+func (a *App) filledSources() map[string]*Source {
+	out := make(map[string]*Source, len(a.running))
+	for name, running := range a.running {
+		out[name] = running.config
+	}
+	return out
+}
+
 // checked returns the source filled, or what is wrong with it.
 func (s *Source) checked() (*Source, *mistake) {
 	filled, m := s.filled()

@@ -1,55 +1,48 @@
 package injecttoken
 
-import (
-	"maps"
-	"reflect"
-	"slices"
-)
+import "reflect"
 
 // placeOptions are the options of a transport that say where the token goes.
 func placeOptions() map[string]blockOption[Transport] {
 	options := make(map[string]blockOption[Transport])
 	for _, name := range []string{"header", "query", "basic"} {
-		if option, ok := transportOptions[name]; ok {
-			options[name] = blockOption[Transport](option)
-		}
+		options[name] = blockOption[Transport](transportOptions[name])
 	}
 	return options
 }
 
-// saysWhere says whether the user wrote where the token goes.
-func (t *Transport) saysWhere() bool { return len(t.Headers) > 0 || len(t.Query) > 0 }
+// saysWhere says whether it is written where the token goes.
+func (t *Transport) saysWhere() bool {
+	return len(t.Headers) > 0 || len(t.Query) > 0 || t.Basic != nil
+}
 
 // newInjection returns where the token goes: as it is written, else as the
 // provider of the source wants it, else where it usually does.
-func (t *Transport) newInjection(app *App) (*injection, *mistake) {
-	if t.saysWhere() {
-		return newInjection(t.Headers, t.Query)
-	}
-	names := t.possibleSources(app)
-	places := new(Transport)
-	for i, name := range names {
-		wanted := new(Transport)
-		if running := app.running[name]; running != nil && running.config.inject != nil {
-			wanted = running.config.inject
+func (t *Transport) newInjection(all map[string]*Source) (*injection, *mistake) {
+	places := t
+	if !t.saysWhere() {
+		var m *mistake
+		if places, m = wantedPlaces(t.namedSources(all)); m != nil {
+			return nil, m
 		}
-		if i > 0 && !reflect.DeepEqual(places, wanted) {
-			return nil, wrong("header", "the providers of the token sources %s and %s want the token in different places; write here where it goes (header or query), or use a site for each", names[0], name)
-		}
-		places = wanted
 	}
-	return newInjection(places.Headers, places.Query)
+	return newInjection(places.Headers, places.Query, places.Basic)
 }
 
-// possibleSources are the sources of which a request of this transport may
-// carry the token.
-func (t *Transport) possibleSources(app *App) []string {
-	names := slices.Collect(maps.Values(t.UpstreamSources))
-	for name := range app.Sources {
-		if name == t.Source || isTemplate(t.Source) && matchesAny(name, t.SourcePatterns) {
-			names = append(names, name)
+// wantedPlaces returns where the providers of some sources want the token. A
+// transport has one place for all of its requests.
+func wantedPlaces(sources map[string]*Source) (*Transport, *mistake) {
+	wanted := new(Transport)
+	names := sortedNames(sources)
+	for i, name := range names {
+		own := new(Transport)
+		if s := sources[name]; s != nil && s.inject != nil {
+			own = s.inject
 		}
+		if i > 0 && !reflect.DeepEqual(wanted, own) {
+			return nil, wrong("header", "the providers of the token sources %s and %s want the token in different places; write here where it goes (header, query or basic), or use a site for each", names[0], name)
+		}
+		wanted = own
 	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	return wanted, nil
 }
