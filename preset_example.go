@@ -59,14 +59,13 @@ func (p *preset) own() (options [][2]string) {
 	wanted := func(option string) bool {
 		return slices.Contains(grant.Needs, option) && !given[option]
 	}
-	if wanted("client_id") || slices.Contains(grant.Takes, "client_id") && (method != "" || p.source.Grant != "jwt_bearer") && p.source.Grant != "custom" {
+	if wanted("client_id") || strings.HasPrefix(method, "client_secret_") {
 		options = append(options, [2]string{"client_id", "your-client-id"})
 	}
 	switch {
 	case p.source.Grant == "jwt_bearer" || method == "private_key_jwt":
 		options = append(options, [2]string{"private_key", secret(".key")})
-	case p.source.Grant == "custom" && method == "", method == "none":
-	default:
+	case strings.HasPrefix(method, "client_secret_"):
 		options = append(options, [2]string{"client_secret", secret("")})
 	}
 	if wanted("username") {

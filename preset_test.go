@@ -191,7 +191,7 @@ func exampleSource(p *preset, grantName string) *Source {
 	switch {
 	case p.source.ClientAuth == "private_key_jwt" || grantName == "jwt_bearer":
 		s.PrivateKey = "{file.key}"
-	case p.source.ClientAuth != "none":
+	case strings.HasPrefix(p.source.ClientAuth, "client_secret_"):
 		s.ClientSecret = "b"
 	}
 	grant, _ := tokensource.GrantByName(grantName)
@@ -199,6 +199,9 @@ func exampleSource(p *preset, grantName string) *Source {
 		if slices.Contains(grant.Needs, option) {
 			*field = "c"
 		}
+	}
+	if slices.Contains(grant.Needs, "subject_token") {
+		s.SubjectToken = "d"
 	}
 	if grantName == "custom" {
 		s.ClientID, s.ClientSecret = "", ""
