@@ -3,6 +3,7 @@ package injecttoken
 import (
 	_ "embed"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -134,7 +135,9 @@ func words[T any](of func(*T) *[]string) blockOption[T] {
 // source reads a block of a source's options, and returns its lines as well.
 func (r *optionReader) source(into *Source, lines []string) (written []string, err error) {
 	begin := r.Line()
-	err = r.inner(func(inner *optionReader) error { return inner.options(sourceOptions, into) })
+	options := maps.Clone(sourceOptions)
+	delete(options, "provider") // an entry is made of no other
+	err = r.inner(func(inner *optionReader) error { return inner.options(options, into) })
 	if err != nil {
 		return nil, err
 	}

@@ -160,6 +160,7 @@ func (p *preset) treeFor(s *Source) tree {
 	if request, ok := out["token_request"].(tree); ok && grant.BeginsWithRefreshToken() {
 		delete(request, "params")
 	}
+	out.leaveAddresses(s)
 	if !given["scope"] && len(s.Scopes) == 0 {
 		out.drop("scope_separator")
 	}
@@ -167,6 +168,23 @@ func (p *preset) treeFor(s *Source) tree {
 		out.drop("client_auth")
 	}
 	return out
+}
+
+// leaveAddresses takes out the addresses of an entry that do not belong to the
+// endpoints that a user has written: what one of them has issued is not sent to
+// another's.
+func (t tree) leaveAddresses(s *Source) {
+	if s.Issuer != "" {
+		for _, option := range []string{"token_url", "authorize_url", "device_url"} {
+			t.drop(option)
+		}
+	}
+	if s.Issuer != "" || s.TokenURL != "" {
+		t.drop("revoke_url")
+		if request, ok := t["refresh_request"].(tree); ok {
+			delete(request, "url")
+		}
+	}
 }
 
 // provesItselfBy says whether the client of a source can use the client

@@ -109,6 +109,18 @@ func TestWhatAUserWritesGoesBeforeWhatTheProvidersEntrySays(t *testing.T) {
 			"grant refresh_token\npkce S256",
 		},
 		{
+			"a token endpoint of the user's own goes without addresses that might be another's",
+			"grant authorization_code\nauthorize_url https://{host}/a\ntoken_url https://{host}/t\nrevoke_url https://{host}/r\nrefresh_request {\nurl https://{host}/f\nheader X-A 1\n}",
+			"token_url https://sandbox.example.org/t",
+			"grant authorization_code\nauthorize_url https://b.example.org/a\ntoken_url https://sandbox.example.org/t\nrefresh_request {\nheader X-A 1\n}",
+		},
+		{
+			"an issuer of the user's own says by itself where its endpoints are",
+			"grant authorization_code\nauthorize_url https://{host}/a\ntoken_url https://{host}/t\nrevoke_url https://{host}/r\nclient_auth client_secret_post",
+			"issuer https://auth.example.org\nclient_secret x\nauthorize_url https://auth.example.org/here",
+			"grant authorization_code\nissuer https://auth.example.org\nclient_secret x\nauthorize_url https://auth.example.org/here\nclient_auth client_secret_post",
+		},
+		{
 			"a separator goes with scopes",
 			"grant client_credentials\nscope_separator ,", "scope a b",
 			"grant client_credentials\nscope_separator ,\nscope a b",
