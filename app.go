@@ -99,7 +99,11 @@ func (a *App) provision(name string, s *Source) error {
 func (a *App) transport(s *Source) (*reverseproxy.HTTPTransport, error) {
 	if s.Transport != nil {
 		own := *s.Transport // what the user wrote stays as it was written
-		return &own, own.Provision(a.ctx)
+		if err := own.Provision(a.ctx); err != nil {
+			return nil, err
+		}
+		followCertificate(&own, a.log)
+		return &own, nil
 	}
 	if a.shared == nil {
 		a.shared = new(reverseproxy.HTTPTransport)

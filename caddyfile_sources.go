@@ -22,7 +22,8 @@ import (
 //	token_sources {
 //	    encryption_key <keys...>
 //	    source <name> {
-//	        grant            client_credentials|password|refresh_token|authorization_code|device_code|custom
+//	        grant            client_credentials|password|refresh_token|authorization_code|device_code|
+//	                         jwt_bearer|token_exchange|custom
 //	        token_url        <url>
 //	        issuer           <url>
 //	        authorize_url    <url>
@@ -31,9 +32,17 @@ import (
 //	        client_id        <id>
 //	        client_secret    <secret>
 //	        client_auth      <method> [raw]
+//	        private_key      <pem_or_jwk>
+//	        key_id           <id>
+//	        signing_alg      <alg>
+//	        claim            <name> <value>
+//	        client_assertion <assertion>
+//	        dpop             [<alg>]
 //	        username         <name>
 //	        password         <secret>
 //	        refresh_token    <secret>
+//	        subject_token    <token>|caller [<type>]
+//	        actor_token      <token> [<type>]
 //	        redirect_uri     <uri>
 //	        authorize_param  <name> <value>
 //	        pkce             S256|off
@@ -57,6 +66,7 @@ import (
 //	            expires_in    <path> [s|ms|m|h]
 //	            expires_at    <path> [unix|unix_ms|rfc3339]
 //	            error         <path> [<ok_values...>]
+//	            expose        <name> <path>
 //	        }
 //	        default_lifetime <duration>
 //	        refresh_at       <percent>
@@ -193,6 +203,14 @@ func init() { // a variable that refers to its functions cannot refer to itself
 		"client_id":        field(func(s *Source) *string { return &s.ClientID }),
 		"client_secret":    field(func(s *Source) *string { return &s.ClientSecret }),
 		"client_auth":      {set: parseClientAuth},
+		"private_key":      field(func(s *Source) *string { return &s.PrivateKey }),
+		"key_id":           field(func(s *Source) *string { return &s.KeyID }),
+		"signing_alg":      field(func(s *Source) *string { return &s.SigningAlg }),
+		"claim":            {repeats: true, set: parseClaim},
+		"client_assertion": field(func(s *Source) *string { return &s.ClientAssertion }),
+		"dpop":             {set: parseDPoP},
+		"subject_token":    {set: typedToken(func(s *Source) (token, kind *string) { return &s.SubjectToken, &s.SubjectTokenType })},
+		"actor_token":      {set: typedToken(func(s *Source) (token, kind *string) { return &s.ActorToken, &s.ActorTokenType })},
 		"username":         field(func(s *Source) *string { return &s.Username }),
 		"password":         field(func(s *Source) *string { return &s.Password }),
 		"refresh_token":    field(func(s *Source) *string { return &s.RefreshToken }),
@@ -220,6 +238,40 @@ func parseClientAuth(r *optionReader, s *Source, args []string) error {
 		return r.errf("write client_auth METHOD [raw]")
 	}
 	return r.text(&s.ClientAuth, args)
+}
+
+func parseClaim(r *optionReader, s *Source, args []string) error {
+	if len(args) != 2 || args[0] == "" {
+		return r.errf("write claim NAME VALUE")
+	}
+	r.named(args[0])
+	s.Claims = append(s.Claims, Claim{Name: args[0], Value: args[1]})
+	return nil
+}
+
+// defaultDPoP is the algorithm that RFC 9449's own examples have, and every server.
+const defaultDPoP = "ES256"
+
+func parseDPoP(r *optionReader, s *Source, args []string) error {
+	if len(args) == 0 {
+		s.DPoP = defaultDPoP
+		return nil
+	}
+	return r.text(&s.DPoP, args)
+}
+
+// typedToken reads a token and what it is.
+func typedToken(of func(*Source) (token, kind *string)) func(*optionReader, *Source, []string) error {
+	return func(r *optionReader, s *Source, args []string) error {
+		if len(args) != 1 && len(args) != 2 {
+			return r.errf("write %s TOKEN [TYPE], such as {file./var/run/secrets/tokens/subject} jwt", r.current)
+		}
+		token, kind := of(s)
+		if len(args) == 2 {
+			*kind = args[1]
+		}
+		return r.text(token, args[:1])
+	}
 }
 
 func parseScope(r *optionReader, s *Source, args []string) error {

@@ -2,6 +2,7 @@ package injecttoken
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -27,6 +28,7 @@ func wrong(option, format string, args ...any) *mistake {
 
 var (
 	sourceName   = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
+	exposedName  = regexp.MustCompile(`^[a-z0-9_]+$`)
 	responsePath = regexp.MustCompile(`^[^.\s]+(\.[^.\s]+)*$`)
 )
 
@@ -45,7 +47,7 @@ func checkSourceName(name string) *mistake {
 // of a mistake.
 func (s *Source) check() *mistake {
 	for _, check := range []func() *mistake{
-		s.checkGrant, s.checkURLs, s.checkClient, s.checkAuthorization, s.checkPlaceholders, s.checkRequests, s.checkResponse, s.checkTimes, s.checkTransport,
+		s.checkGrant, s.checkURLs, s.checkClient, s.checkAssertion, s.checkExchange, s.checkAuthorization, s.checkPlaceholders, s.checkRequests, s.checkResponse, s.checkTimes, s.checkTransport,
 	} {
 		if m := check(); m != nil {
 			return m
@@ -74,6 +76,15 @@ func (s *Source) given() map[string]bool {
 		"authorize_param": len(s.AuthorizeParams) > 0,
 		"pkce":            s.PKCE != "",
 		"code_field":      s.CodeField != 0 || s.CodeSeparator != "",
+
+		"private_key":      s.PrivateKey != "",
+		"key_id":           s.KeyID != "",
+		"signing_alg":      s.SigningAlg != "",
+		"claim":            len(s.Claims) > 0,
+		"client_assertion": s.ClientAssertion != "",
+		"dpop":             s.DPoP != "",
+		"subject_token":    s.SubjectToken != "",
+		"actor_token":      s.ActorToken != "",
 	}
 }
 
@@ -81,6 +92,7 @@ func (s *Source) given() map[string]bool {
 var grantOptions = []string{
 	"client_id", "client_secret", "client_auth", "username", "password", "refresh_token", "scope", "scope_separator",
 	"issuer", "authorize_url", "device_url", "revoke_url", "redirect_uri", "authorize_param", "pkce", "code_field",
+	"private_key", "key_id", "signing_alg", "claim", "client_assertion", "dpop", "subject_token", "actor_token",
 }
 
 func (s *Source) checkGrant() *mistake {
@@ -93,7 +105,7 @@ func (s *Source) checkGrant() *mistake {
 	}
 	given := s.given()
 	for _, option := range grant.Needs {
-		if !given[option] {
+		if !given[option] && !s.writesAssertion(option) {
 			return wrong(option, "missing; the grant %s needs it", s.Grant)
 		}
 	}
@@ -116,6 +128,8 @@ func (s *Source) insteadOf(option string) string {
 		return "; did you mean grant authorization_code?"
 	case "device_url":
 		return "; did you mean grant device_code?"
+	case "subject_token", "actor_token":
+		return "; did you mean grant token_exchange?"
 	}
 	if option == "username" || option == "password" {
 		return "; did you mean grant password?"
@@ -194,34 +208,14 @@ func (s *Source) checkURL(option, text string) *mistake {
 	return nil
 }
 
-func (s *Source) checkClient() *mistake {
-	names := tokensource.ClientAuthNames()
-	if s.ClientAuth != "" && !slices.Contains(names, s.ClientAuth) {
-		// Not shown: it may be the secret itself.
-		return wrong("client_auth", "unknown method; %s", didYouMean(s.ClientAuth, names))
-	}
-	switch {
-	case s.ClientAuth == "none" && s.ClientSecret != "":
-		return wrong("client_auth", "none goes without client_secret")
-	case strings.HasPrefix(s.ClientAuth, "client_secret_") && s.ClientSecret == "":
-		return wrong("client_secret", "missing; client_auth %s needs it", s.ClientAuth)
-	case s.ClientSecret != "" && s.ClientID == "":
-		return wrong("client_id", "missing; client_secret goes with it")
-	case s.ClientAuthRaw && s.ClientAuth != "client_secret_basic":
-		return wrong("client_auth", "raw goes with client_secret_basic alone")
-	case s.Grant == "custom" && s.ClientID != "" && s.ClientAuth != "client_secret_basic":
-		return wrong("client_auth", "the grant custom sends client_id and client_secret only as client_secret_basic; write that, or use param")
-	case s.ScopeSeparator != "" && len(s.Scopes) == 0:
-		return wrong("scope_separator", "there is no scope that it could separate")
-	}
-	return nil
-}
-
 // checkPlaceholders refuses what looks like a placeholder and is none. In a
 // secret braces stand for themselves.
 func (s *Source) checkPlaceholders() *mistake {
 	type template struct{ option, text string }
-	templates := []template{{"client_id", s.ClientID}, {"username", s.Username}, {"redirect_uri", s.RedirectURI}}
+	templates := []template{{"client_id", s.ClientID}, {"username", s.Username}, {"redirect_uri", s.RedirectURI}, {"key_id", s.KeyID}}
+	for _, claim := range s.Claims {
+		templates = append(templates, template{"claim " + claim.Name, claim.Value})
+	}
 	for _, p := range s.AuthorizeParams {
 		templates = append(templates, template{"authorize_param " + p.Name, p.Value})
 	}
@@ -286,6 +280,14 @@ func (s *Source) checkResponse() *mistake {
 		bare := f.name == "access_token" && f.path == "." // a body that is nothing but a token
 		if f.path != "" && !bare && !responsePath.MatchString(f.path) {
 			return wrong("token_response "+f.name, "%q is not a path such as data.token", f.path)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Expose)) {
+		switch path := r.Expose[name]; {
+		case !exposedName.MatchString(name):
+			return wrong("token_response expose", "the name %q has other signs than lower-case letters, digits and _", name)
+		case !responsePath.MatchString(path):
+			return wrong("token_response expose "+name, "%q is not a path such as data.token", path)
 		}
 	}
 	if _, ok := expiresInUnits[r.ExpiresInUnit]; !ok {

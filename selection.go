@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -24,8 +23,11 @@ import (
 type use struct {
 	name      string
 	identity  identity
-	refresher *refresher.Refresher   // nil: none
-	formed    atomic.Pointer[formed] // of its newest token
+	refresher *refresher.Refresher // nil: none
+	perCaller bool                 // whether each caller's token is exchanged
+	caller    string               // of whom it is, where it is one of them
+	others    []*use               // whose tokens stand beside its own
+	formed    formedCache
 	outcomes
 }
 
@@ -44,7 +46,11 @@ func (u *use) successor() *use {
 	if next == nil || next.identity() != u.identity || next.refresher == u.refresher {
 		return nil
 	}
-	return &use{name: u.name, identity: u.identity, refresher: next.refresher, outcomes: u.outcomes}
+	heir := &use{name: u.name, identity: u.identity, refresher: next.refresher, others: u.others, outcomes: u.outcomes}
+	if u.caller != "" {
+		return heir.ofCaller(u.caller)
+	}
+	return heir
 }
 
 // selection is which source's token a request gets: that of its upstream, else
@@ -78,8 +84,14 @@ func newSelection(t *Transport, app *App) (*selection, error) {
 			return nil, err
 		}
 		uses[name] = newUse(name, r)
-		uses[name].identity = identityOf(name, app.Sources[name])
+		uses[name].identity, uses[name].perCaller = identityOf(name, app.Sources[name]), app.Sources[name].takesCallers()
+		if uses[name].perCaller && t.Existing == "keep" {
+			return nil, wrong("existing", "with keep a caller's own token would go to the API; the source %s exchanges it (subject_token caller)", name)
+		}
 		return uses[name], nil
+	}
+	if m := t.injection.checkFormats(t.namedSources(app.Sources), app.Sources); m != nil {
+		return nil, m
 	}
 	var err error
 	for upstream, name := range t.UpstreamSources {
@@ -94,8 +106,10 @@ func newSelection(t *Transport, app *App) (*selection, error) {
 		}
 	}
 	if !isTemplate(t.Source) {
-		s.always, err = find(t.Source)
-		return s, err
+		if s.always, err = find(t.Source); err != nil {
+			return nil, err
+		}
+		return s, s.addOthers(t.injection.sources, uses, find)
 	}
 	if m := checkPatterns(t.SourcePatterns, app.Sources); m != nil {
 		return nil, m
@@ -108,7 +122,38 @@ func newSelection(t *Transport, app *App) (*selection, error) {
 			return nil, err
 		}
 	}
-	return s, nil
+	return s, s.addOthers(t.injection.sources, uses, find)
+}
+
+// addOthers gives each use the sources whose tokens stand beside its own.
+func (s *selection) addOthers(names []string, uses map[string]*use, find func(string) (*use, error)) error {
+	own := slices.Collect(maps.Values(uses))
+	var others []*use
+	for _, name := range names {
+		other, err := find(name)
+		if err != nil {
+			return err
+		}
+		if other.perCaller {
+			return wrong("header", "the source %s has a token for each caller, and none that {source.%[1]s} could stand for", name)
+		}
+		others = append(others, other)
+	}
+	for _, u := range own {
+		u.others = others
+	}
+	return nil
+}
+
+// namedSources returns those of the sources whose tokens the transport injects.
+func (t *Transport) namedSources(all map[string]*Source) map[string]*Source {
+	named := make(map[string]*Source)
+	for name, s := range all {
+		if name == t.Source || isTemplate(t.Source) && matchesAny(name, t.SourcePatterns) || slices.Contains(slices.Collect(maps.Values(t.UpstreamSources)), name) {
+			named[name] = s
+		}
+	}
+	return named
 }
 
 // addressOf is an upstream's address as it is dialed, in one form.

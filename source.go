@@ -21,10 +21,11 @@ import (
 // are resolved at each token request. Secrets should be such a placeholder:
 // what is written out is seen by all who can read the configuration.
 type Source struct {
-	// How a token is obtained: `client_credentials`, `password`,
-	// `refresh_token`, `authorization_code` or `device_code`, which a person begins
-	// with `caddy token-source authorize`, or `custom` for a login that is not
-	// OAuth, which sends nothing but the parameters given here. Required.
+	// How a token is obtained: `client_credentials`, `password`, `refresh_token`,
+	// `jwt_bearer` (a signed assertion, as of a service account), `token_exchange`
+	// (another token is exchanged), `authorization_code` or `device_code`, which a
+	// person begins with `caddy token-source authorize`, or `custom` for a login that
+	// is not OAuth, which sends nothing but the parameters given here. Required.
 	Grant string `json:"grant,omitempty"`
 
 	// The provider's token endpoint. Required, unless issuer is given; https, or
@@ -71,13 +72,53 @@ type Source struct {
 	ClientSecret string `json:"client_secret,omitempty"`
 
 	// How the client proves itself: `client_secret_basic` (the default with a
-	// secret), `client_secret_post`, `client_secret_query`, or `none` (the
-	// default without one).
+	// secret), `client_secret_post`, `client_secret_query`, `client_secret_jwt`,
+	// `private_key_jwt` (the default with a private key or an assertion),
+	// `tls_client_auth` or `self_signed_tls_client_auth` (RFC 8705, with the client
+	// certificate of transport), or `none` (the default without any of these).
 	ClientAuth string `json:"client_auth,omitempty"`
 
 	// Leaves out the form-encoding of Basic credentials that RFC 6749 asks for,
 	// for providers that do not decode it.
 	ClientAuthRaw bool `json:"client_auth_raw,omitempty"`
+
+	// The key that signs assertions: PEM, behind which its certificates may stand, a
+	// JWK, or a Google service account's JSON file as it is downloaded.
+	PrivateKey string `json:"private_key,omitempty"`
+
+	// The key's name at the provider (kid). Default: that which it has itself.
+	KeyID string `json:"key_id,omitempty"`
+
+	// The algorithm of assertions: one that fits the key. Default: `RS256`, or what
+	// the curve or the JWK says; `HS256` of client_secret_jwt.
+	SigningAlg string `json:"signing_alg,omitempty"`
+
+	// Further claims of the assertion, or others than the usual ones: of jwt_bearer
+	// its own, else that of the client.
+	Claims []Claim `json:"claims,omitempty"`
+
+	// A ready assertion that proves the client, such as
+	// `{file./var/run/secrets/tokens/provider}` (workload identity). It is read at
+	// each token request.
+	ClientAssertion string `json:"client_assertion,omitempty"`
+
+	// Binds tokens to a key that never leaves (DPoP, RFC 9449): the algorithm of its
+	// proofs, such as `ES256`.
+	DPoP string `json:"dpop,omitempty"`
+
+	// The token that token_exchange exchanges, or `caller`: the one that each caller
+	// brings in its own Authorization.
+	SubjectToken string `json:"subject_token,omitempty"`
+
+	// What it is: `access_token` (the default), `refresh_token`, `id_token`, `saml1`,
+	// `saml2`, `jwt`, or a whole URI.
+	SubjectTokenType string `json:"subject_token_type,omitempty"`
+
+	// The token of who acts for the subject.
+	ActorToken string `json:"actor_token,omitempty"`
+
+	// What that is, as of the subject token.
+	ActorTokenType string `json:"actor_token_type,omitempty"`
 
 	// The user's name, of the password grant.
 	Username string `json:"username,omitempty"`
@@ -127,6 +168,15 @@ type Source struct {
 
 // AuthorizeParam is a parameter of the authorization URL.
 type AuthorizeParam struct {
+	// Its name. Required.
+	Name string `json:"name"`
+
+	// Its value.
+	Value string `json:"value"`
+}
+
+// Claim is a claim of a signed assertion. The same name twice makes a list.
+type Claim struct {
 	// Its name. Required.
 	Name string `json:"name"`
 
@@ -208,6 +258,12 @@ type TokenResponse struct {
 
 	// The values of that field that mean no error.
 	ErrorOK []string `json:"error_ok,omitempty"`
+
+	// Further values of the answer, by names of lower-case letters, digits and
+	// `_`: their paths. They stand in the format of a header field as
+	// `{response.NAME}`. They are kept with the token, and are not treated as
+	// secrets; a token cannot be one of them.
+	Expose map[string]string `json:"expose,omitempty"`
 }
 
 // expiresInUnits are the units that expires_in may have.
@@ -238,6 +294,13 @@ func (s *Source) obtainer(transport http.RoundTripper) (*tokensource.Source, err
 		ClientSecret:    s.ClientSecret,
 		ClientAuth:      s.ClientAuth,
 		RawBasic:        s.ClientAuthRaw,
+		PrivateKey:      s.PrivateKey,
+		KeyID:           s.KeyID,
+		SigningAlg:      s.SigningAlg,
+		ClientAssertion: s.ClientAssertion,
+		DPoP:            s.DPoP,
+		SubjectToken:    s.SubjectToken,
+		ActorToken:      s.ActorToken,
 		Username:        s.Username,
 		Password:        s.Password,
 		RefreshToken:    s.RefreshToken,
@@ -250,6 +313,11 @@ func (s *Source) obtainer(transport http.RoundTripper) (*tokensource.Source, err
 		Transport:       transport,
 		Lookup:          lookup,
 		UserAgent:       userAgent,
+	}
+	c.SubjectTokenType, c.ActorTokenType = s.SubjectTokenType, s.ActorTokenType
+	c.ClientCertificate = s.hasClientCertificate()
+	for _, claim := range s.Claims {
+		c.Claims = append(c.Claims, tokensource.Claim(claim))
 	}
 	for _, p := range s.AuthorizeParams {
 		c.AuthorizeParams = append(c.AuthorizeParams, tokensource.Param{Name: p.Name, Value: p.Value})
@@ -271,6 +339,7 @@ func (s *Source) obtainer(transport http.RoundTripper) (*tokensource.Source, err
 			ExpiresAtFormat: r.ExpiresAtFormat,
 			Error:           r.Error,
 			ErrorOK:         r.ErrorOK,
+			Expose:          r.Expose,
 		}
 	}
 	return tokensource.New(c)
@@ -303,7 +372,11 @@ type secretOption struct{ option, value string }
 // secrets returns the options of the source that should be placeholders. Which
 // parameters and fields are secret, only their names can tell.
 func (s *Source) secrets() []secretOption {
-	all := []secretOption{{"client_secret", s.ClientSecret}, {"password", s.Password}, {"refresh_token", s.RefreshToken}}
+	all := []secretOption{{"client_secret", s.ClientSecret}, {"password", s.Password}, {"refresh_token", s.RefreshToken},
+		{"private_key", s.PrivateKey}, {"client_assertion", s.ClientAssertion}, {"actor_token", s.ActorToken}}
+	if !s.takesCallers() {
+		all = append(all, secretOption{"subject_token", s.SubjectToken})
+	}
 	add := func(option, name, value string) {
 		if tokensource.IsSecretName(name) {
 			all = append(all, secretOption{option + name, value})
@@ -335,6 +408,20 @@ func (s *Source) secrets() []secretOption {
 		}
 	}
 	return all
+}
+
+// exposes says whether {response.NAME} can stand for something.
+func (s *Source) exposes(name string) bool {
+	return s.TokenResponse != nil && s.TokenResponse.Expose[name] != ""
+}
+
+// takesCallers says whether there is one token for each caller.
+func (s *Source) takesCallers() bool { return s.SubjectToken == tokensource.Caller }
+
+// hasClientCertificate says whether a certificate proves who we are.
+func (s *Source) hasClientCertificate() bool {
+	return s.Transport != nil && s.Transport.TLS != nil &&
+		(s.Transport.TLS.ClientCertificateFile != "" || s.Transport.TLS.ClientCertificateAutomate != "")
 }
 
 // provider returns the host of the token URL or of the issuer, for logs.

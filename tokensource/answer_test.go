@@ -316,7 +316,7 @@ func compareAnswer(t *testing.T, got *answer, failure *Error, want said) {
 	if want.token == "*" {
 		expected.accessToken = got.accessToken
 	}
-	got.scopes = nil
+	got.scopes, got.tokenType = nil, ""
 	if !reflect.DeepEqual(*got, expected) {
 		t.Errorf("\n got %+v\nwant %+v", *got, expected)
 	}

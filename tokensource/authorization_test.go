@@ -20,7 +20,7 @@ const landing = "https://here.example.org/oauth/callback?tenant=a%2Fb"
 func byConsent(p *provider) Config {
 	return Config{
 		Grant: "authorization_code", AuthorizeURL: "https://auth.example.org/authorize", TokenURL: p.URL + "/token", RedirectURI: landing,
-		ClientID: "crm app", ClientSecret: "canary-client-secret", Scopes: []string{"read", "write"}, UserAgent: agent,
+		ClientID: "crm app", ClientSecret: "canary-client-secret-of-32-bytes-and-more", Scopes: []string{"read", "write"}, UserAgent: agent,
 	}
 }
 
@@ -214,7 +214,7 @@ func TestACodeIsSentOnceWithEverythingToTheByte(t *testing.T) {
 		if got := r.values(t); !maps.EqualFunc(got, want, slices.Equal) || strings.Contains(r.target, "?") {
 			t.Errorf("%s: %s\n got %v\nwant %v", name, r.target, got, want)
 		}
-		if id, secret := basicOf(t, r); id != "crm+app" || secret != "canary-client-secret" {
+		if id, secret := basicOf(t, r); id != "crm+app" || secret != "canary-client-secret-of-32-bytes-and-more" {
 			t.Errorf("%s: it is %s's", name, id)
 		}
 	}
@@ -240,7 +240,7 @@ func TestAnExchangeProvesTheClientAsConfigured(t *testing.T) {
 	for _, auth := range ClientAuthNames() {
 		p := newProvider(t, issue("at", "rt"))
 		c := byConsent(p)
-		c.ClientAuth = auth
+		c.ClientAuth, c.PrivateKey = auth, pemKey(t, "P-256")
 		if auth == "none" {
 			c.ClientSecret = ""
 		}
@@ -643,7 +643,7 @@ func TestNoSecretOfAnAuthorizationIsEverPartOfAnError(t *testing.T) {
 		}
 		s := newSource(t, byConsent(p))
 		a := authorize(t, s, state)
-		for what, secret := range map[string]string{"code": code, "state": state, "verifier": a.Verifier, "client secret": "canary-client-secret"} {
+		for what, secret := range map[string]string{"code": code, "state": state, "verifier": a.Verifier, "client secret": "canary-client-secret-of-32-bytes-and-more"} {
 			tell(secret)
 			_, err := s.Exchange(context.Background(), a, code)
 			wantSilent(t, how+" of the "+what, err, secret)
@@ -654,9 +654,9 @@ func TestNoSecretOfAnAuthorizationIsEverPartOfAnError(t *testing.T) {
 		tell(device)
 		_, err := d.ExchangeDevice(context.Background(), &DeviceAuthorization{DeviceCode: device})
 		wantSilent(t, how+" of the device code", err, device)
-		tell("canary-client-secret")
+		tell("canary-client-secret-of-32-bytes-and-more")
 		_, err = d.AuthorizeDevice(context.Background())
-		wantSilent(t, how+" of the client secret", err, "canary-client-secret")
+		wantSilent(t, how+" of the client secret", err, "canary-client-secret-of-32-bytes-and-more")
 		for _, secret := range []string{"canary-access-token", "canary-refresh-token"} {
 			tell(secret)
 			c.RevokeURL = p.URL + "/revoke"

@@ -6,9 +6,6 @@ import (
 	"net/url"
 	"slices"
 	"time"
-
-	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
 )
 
 // loginRetry is how long a login is left alone that was refused in words which
@@ -36,6 +33,9 @@ type call struct {
 	// secrets are those of its parameters.
 	secrets []string
 
+	// subject is the subject token of a caller; "": there is none.
+	subject string
+
 	// read reads an answer that is to hold no token; nil: it is to hold one.
 	read func(*http.Response) *Error
 }
@@ -54,21 +54,11 @@ func (s *Source) request(ctx context.Context, a *call) (*Token, *Error) {
 		return nil, &Error{Reason: err.Error(), Permanent: true, Changed: s.changed(a, found, "")}
 	}
 	previous := a.previous
+	if a.subject != "" {
+		set.subjectToken, set.secrets = a.subject, append(set.secrets, a.subject)
+	}
 	set.secrets = append(append(set.secrets, a.secrets...), previous.AccessToken)
-	exchange := &exchange{
-		settings: set, config: &s.config, grant: s.config.Grant, refresh: a.purpose == forRefresh,
-		read: a.read, permit: permitOf(ctx),
-	}
-	conf := clientcredentials.Config{
-		ClientID:       set.clientID,
-		ClientSecret:   set.clientSecret,
-		TokenURL:       set.url,
-		AuthStyle:      authStyle(set.clientAuth),
-		EndpointParams: s.values(set, a),
-	}
-	client := &http.Client{Transport: exchange}
-	_, failed := conf.Token(context.WithValue(ctx, oauth2.HTTPClient, client))
-	answer, problem := exchange.result(failed)
+	exchange, answer, problem := s.ask(ctx, a, set)
 	if problem != nil {
 		s.doubt(problem)
 		login := s.judge(problem)
@@ -134,6 +124,9 @@ func (s *Source) token(x *exchange, a *answer, set *settings, previous *Token) *
 		asked:        asked,
 		template:     seedOf(s.config.RefreshToken),
 		Scopes:       a.scopes,
+		Exposed:      a.exposed,
+		exposes:      s.config.Response.Expose,
+		proof:        x.proof,
 		descents:     previous.descents,
 	}
 	if t.Scopes == nil { // RFC 6749, section 5.1: it is what was asked for, or what it was before
@@ -148,6 +141,10 @@ func (s *Source) token(x *exchange, a *answer, set *settings, previous *Token) *
 	if t.RefreshToken != "" {
 		t.descents = descend(t.descents, set.seed, t.RefreshToken)
 	}
+	if x.refresh {
+		t.keepExposed(previous)
+	}
+	t.dropTokens(set)
 	known := newScrubber(append(set.secrets, t.AccessToken, t.RefreshToken, set.refreshToken)...)
 	t.Scopes = slices.DeleteFunc(slices.Clone(t.Scopes), func(scope string) bool { return known.scrub(scope) != scope })
 	t.said = t.Lifetime > 0

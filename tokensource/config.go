@@ -42,8 +42,30 @@ type Config struct {
 	ClientID, ClientSecret string
 
 	// ClientAuth is one of ClientAuthNames. Empty: client_secret_basic with a
-	// secret, none without.
+	// secret, private_key_jwt with a private key or an assertion, none without.
 	ClientAuth string
+
+	// PrivateKey signs assertions: see CheckPrivateKey. KeyID names it, where it has
+	// no name of its own, and SigningAlg is one of its algorithms; empty: its first.
+	PrivateKey, KeyID, SigningAlg string
+
+	// Claims are further ones of the assertion.
+	Claims []Claim
+
+	// ClientAssertion is a ready assertion in the place of one that we sign.
+	ClientAssertion string
+
+	// DPoP is the algorithm of the proofs that tokens are bound to (RFC 9449): one of
+	// SigningAlgs. Empty: tokens are bound to nothing.
+	DPoP string
+
+	// SubjectToken is exchanged for a token, and may be Caller; ActorToken says who
+	// acts (RFC 8693, section 2.1). Their types may be short: see CheckTokenType.
+	SubjectToken, SubjectTokenType, ActorToken, ActorTokenType string
+
+	// ClientCertificate says that Transport proves who we are with a certificate, so
+	// that the endpoints for that are used (RFC 8705, section 5).
+	ClientCertificate bool
 
 	// RawBasic leaves out the form-encoding of RFC 6749, section 2.3.1 in
 	// client_secret_basic, for providers that do not decode it.

@@ -25,9 +25,13 @@ type exchange struct {
 	refresh  bool
 	read     func(*http.Response) *Error // of an answer that holds no token; nil: it is to hold one
 	permit   func() error                // nil: nobody wants to know
+	clock    time.Time                   // of what is signed
+	proof    *proofKey                   // nil: none is wanted
+	nonce    string                      // for the proof
 
 	// Written by RoundTrip, read when x/oauth2 has returned.
 	answered time.Time
+	skew     time.Duration // by which the provider's clock is ahead
 	answer   *answer
 	problem  *Error
 }
@@ -54,6 +58,10 @@ func (x *exchange) RoundTrip(standard *http.Request) (*http.Response, error) {
 	}
 	defer resp.Body.Close()
 	x.answered = time.Now()
+	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		x.skew = date.Sub(x.answered).Round(time.Second)
+	}
+	x.nonce = resp.Header.Get("DPoP-Nonce")
 	if x.read != nil {
 		x.problem = x.read(resp)
 	} else {
@@ -83,6 +91,8 @@ func (x *exchange) rewrite(standard *http.Request) (*http.Request, error) {
 	req := standard.Clone(standard.Context())
 	if x.grant == "custom" {
 		texts = url.Values{}
+	} else {
+		addAssertions(x.settings, texts)
 	}
 	if x.settings.placesRefreshToken {
 		texts.Del("refresh_token")
@@ -95,7 +105,7 @@ func (x *exchange) rewrite(standard *http.Request) (*http.Request, error) {
 	p.apply(x.settings.request.Params)
 
 	req.Method = x.settings.request.Method
-	moveCredentials(req, x.config, x.settings, p.texts)
+	placeCredentials(req, x.config, x.settings, p.texts)
 	if err := p.encode(req, x.settings.request.Encoding); err != nil {
 		return nil, err
 	}
@@ -111,6 +121,13 @@ func (x *exchange) rewrite(standard *http.Request) (*http.Request, error) {
 			continue
 		}
 		req.Header.Set(h.Name, h.Value)
+	}
+	if x.proof != nil {
+		proof, err := x.proof.sign(req.Method, x.settings.url, "", x.nonce, x.clock)
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("DPoP", proof)
 	}
 	return req, nil
 }
@@ -158,7 +175,10 @@ func explain(err error) string {
 	if errors.As(err, &proxy) && proxy.Op == "proxyconnect" {
 		return "the forward proxy: " + explain(proxy.Err)
 	}
+	var ours TransportError
 	switch {
+	case errors.As(err, &ours):
+		return ours.Error()
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no complete answer in time"
 	case errors.Is(err, context.Canceled):

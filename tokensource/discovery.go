@@ -2,6 +2,7 @@ package tokensource
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -26,7 +27,22 @@ type metadata struct {
 	CodeChallengeMethods        []string `json:"code_challenge_methods_supported"`
 	IssParameterSupported       bool     `json:"authorization_response_iss_parameter_supported"` // RFC 9207
 
+	// MutualTLS are the endpoints for clients that prove themselves with a
+	// certificate, where they are others (RFC 8705, section 5).
+	MutualTLS struct {
+		TokenEndpoint               string `json:"token_endpoint"`
+		DeviceAuthorizationEndpoint string `json:"device_authorization_endpoint"`
+		RevocationEndpoint          string `json:"revocation_endpoint"`
+	} `json:"mtls_endpoint_aliases"`
+
 	fetched time.Time
+}
+
+// preferMutualTLS puts the aliases in the place of the endpoints.
+func (m *metadata) preferMutualTLS() {
+	m.TokenEndpoint = cmp.Or(m.MutualTLS.TokenEndpoint, m.TokenEndpoint)
+	m.DeviceAuthorizationEndpoint = cmp.Or(m.MutualTLS.DeviceAuthorizationEndpoint, m.DeviceAuthorizationEndpoint)
+	m.RevocationEndpoint = cmp.Or(m.MutualTLS.RevocationEndpoint, m.RevocationEndpoint)
 }
 
 // metadataLifetime is how long a person's authorization begins with metadata that
@@ -98,7 +114,7 @@ func (s *Source) supportedClientAuth(methods []string) string {
 	if s.config.ClientSecret == "" {
 		return ""
 	}
-	for _, method := range []string{"client_secret_basic", "client_secret_post"} {
+	for _, method := range []string{"client_secret_basic", "client_secret_post", "client_secret_jwt"} {
 		if slices.Contains(methods, method) {
 			return method
 		}
@@ -145,6 +161,9 @@ func (s *Source) fetchMetadata(ctx context.Context) (*metadata, *Error) {
 		}
 	}
 	if err == nil {
+		if s.config.ClientCertificate {
+			m.preferMutualTLS()
+		}
 		err = s.checkMetadata(m, issuer)
 	}
 	if err != nil {

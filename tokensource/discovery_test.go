@@ -100,7 +100,7 @@ func newIssuer(changes ...string) *issuer {
 
 // of is a source of which the realm is all that is known.
 func (i *issuer) of(changes ...func(*Config)) Config {
-	c := Config{Grant: "authorization_code", Issuer: realm, ClientID: "crm", ClientSecret: "canary-client-secret", RedirectURI: landing, Transport: i, UserAgent: agent}
+	c := Config{Grant: "authorization_code", Issuer: realm, ClientID: "crm", ClientSecret: "canary-client-secret-of-32-bytes-and-more", RedirectURI: landing, Transport: i, UserAgent: agent}
 	for _, change := range changes {
 		change(&c)
 	}
@@ -423,7 +423,7 @@ func TestEveryEndpointIsToldWhoTheClientIsInTheSameWay(t *testing.T) {
 		for n, asked := range i.asked[1:] {
 			_, secret, byHeader := basic(recorded{header: i.headers[n+1]})
 			byForm := strings.Contains(i.bodies[n+1], "client_secret=canary-client-secret")
-			if byHeader != (method == "client_secret_basic") || byForm == byHeader || byHeader && secret != "canary-client-secret" {
+			if byHeader != (method == "client_secret_basic") || byForm == byHeader || byHeader && secret != "canary-client-secret-of-32-bytes-and-more" {
 				t.Errorf("%s: %s: in the header %v, in the form %v", method, asked, byHeader, byForm)
 			}
 		}

@@ -2,6 +2,7 @@ package tokensource
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 )
@@ -44,6 +45,12 @@ type Error struct {
 	// token of the previous token any more. It need not be sent again.
 	RefreshTokenRefused bool
 
+	// Grant and ClientAuth are how a token was asked for, and how the client tried to
+	// prove itself: by one of ClientAuthNames, or by a ready client_assertion. Audience
+	// is that of the assertions we have signed; "": none. They are empty where nobody
+	// was asked.
+	Grant, ClientAuth, Audience string
+
 	// Discovery is true where it is the issuer's metadata that could not be had.
 	Discovery bool
 
@@ -53,6 +60,16 @@ type Error struct {
 
 	// issued are the tokens of an answer that is an error all the same.
 	issued []string
+}
+
+// RefusesSubject says whether it is what is exchanged that the provider does not take
+// (RFC 8693, section 2.2.2), and not who exchanges it: another subject may be.
+func (e *Error) RefusesSubject() bool {
+	switch e.Code {
+	case "invalid_request", "invalid_grant", "invalid_token", "access_denied", "invalid_target":
+		return e.StatusCode != http.StatusTooManyRequests && e.StatusCode < 500
+	}
+	return false
 }
 
 // Error returns one line for an operator.
@@ -76,3 +93,9 @@ func (e *Error) Error() string {
 	}
 	return text
 }
+
+// TransportError is an error of a Config's Transport whose text is for an operator,
+// and holds no secret.
+type TransportError string
+
+func (e TransportError) Error() string { return string(e) }

@@ -43,6 +43,8 @@ var grants = map[string]Grant{
 	"custom":             custom,
 	"authorization_code": authorizationCode,
 	"device_code":        deviceCode,
+	"jwt_bearer":         jwtBearer,
+	"token_exchange":     tokenExchange,
 }
 
 // GrantByName returns the grant of that name, and false if there is none.
@@ -57,7 +59,7 @@ func GrantNames() []string {
 }
 
 // clientOptions identify the client at the token endpoint.
-var clientOptions = []string{"client_id", "client_secret", "client_auth"}
+var clientOptions = []string{"client_id", "client_secret", "client_auth", "private_key", "key_id", "signing_alg", "claim", "client_assertion", "dpop"}
 
 // endpointOptions are where else the provider is spoken to.
 var endpointOptions = []string{"issuer", "revoke_url"}

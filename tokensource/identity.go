@@ -1,10 +1,13 @@
 package tokensource
 
 import (
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/url"
 	"slices"
+	"strings"
 )
 
 // Identity returns whose tokens this source obtains: a digest of what the
@@ -30,8 +33,12 @@ func (s *Source) Identity() (string, error) {
 // Takes says whether a token is one that this source could have obtained as it
 // is configured now: by the same parameters, read from the answer in the same way,
 // and by the same refresh token where one is configured. What a person has
-// authorized stays authorized, whatever would be asked for now.
+// authorized stays authorized, whatever would be asked for now; only what is exposed
+// of the answer must have been looked for.
 func (s *Source) Takes(t *Token) bool {
+	if !s.exposesAllOf(t) {
+		return false
+	}
 	if s.grant.Person {
 		return true
 	}
@@ -68,6 +75,20 @@ func (s *Source) asked() (*asked, error) {
 	for _, scope := range c.Scopes {
 		a.plain = append(a.plain, e.text("scope", scope))
 	}
+	if c.Grant == "jwt_bearer" {
+		for _, claim := range c.Claims {
+			a.plain = append(a.plain, claim.Name, e.text("claim "+claim.Name, claim.Value))
+		}
+		if a.client[2] == "" { // the key says whose it is
+			a.client[2] = accountOf(e.secret("private_key", c.PrivateKey))
+		}
+	}
+	if c.SubjectToken != "" && c.SubjectToken != Caller {
+		a.secret = append(a.secret, subjectOf(e.secret("subject_token", c.SubjectToken)), subjectOf(e.secret("actor_token", c.ActorToken)))
+	}
+	if c.DPoP != "" {
+		a.secret = append(a.secret, "dpop", c.DPoP)
+	}
 	for _, p := range e.params(slices.Concat(c.Params, c.TokenRequest.Params), false) {
 		list := &a.plain
 		if IsSecretName(p.Name) || p.JSON != nil || c.Grant == "custom" { // a login's may be, whatever their names
@@ -80,8 +101,28 @@ func (s *Source) asked() (*asked, error) {
 			a.plain = append(a.plain, h.Name, e.text("header "+h.Name, h.Value))
 		}
 	}
-	a.secret = append(a.secret, fmt.Sprintf("%+v %v", c.Response, c.DefaultLifetime))
+	response := c.Response
+	response.Expose = nil // see exposesAllOf
+	a.secret = append(a.secret, fmt.Sprintf("%+v %v", response, c.DefaultLifetime))
 	return a, e.err
+}
+
+// subjectOf is whom a token is of. One that is a JWT is renewed by whoever gives it,
+// and stays the same subject's.
+func subjectOf(token string) string {
+	parts := strings.Split(strings.TrimSpace(token), ".")
+	if len(parts) != 3 {
+		return token
+	}
+	var claims struct {
+		Issuer  string `json:"iss"`
+		Subject string `json:"sub"`
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil || json.Unmarshal(payload, &claims) != nil || claims.Subject == "" {
+		return token
+	}
+	return claims.Issuer + " " + claims.Subject
 }
 
 // withoutSecrets leaves out the parameters of a URL that are secret.

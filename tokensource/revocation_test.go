@@ -48,7 +48,7 @@ func TestBothTokensAreGivenBackAndTheRefreshTokenFirst(t *testing.T) {
 			if r.method != "POST" || r.target != "/revoke" || !reflect.DeepEqual(r.values(t), want[i]) || r.header.Get("X-Api-Version") != "2" {
 				t.Errorf("%s %s %v", r.method, r.target, r.values(t))
 			}
-			if _, secret, ok := basic(r); !ok || secret != "canary-client-secret" {
+			if _, secret, ok := basic(r); !ok || secret != "canary-client-secret-of-32-bytes-and-more" {
 				t.Error("the client does not prove itself")
 			}
 		}

@@ -1,6 +1,7 @@
 package tokensource
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
@@ -27,6 +28,19 @@ type settings struct {
 	redirectURI            string
 	authorizeParams        []Param
 	clientAuth             string
+	privateKey             string
+	keyID, signingAlg      string
+	claims                 []Claim
+	audience               string // of assertions
+	grantAssertion         bool   // whether the grant has one
+	assertion              string // the grant's, once it is signed
+	readyAssertion         string // of the client, as it was written
+	clientAssertion        string // the client's, once it is signed
+	signsClient            bool   // whether we sign that
+	subjectToken           string
+	subjectTokenType       string
+	actorToken             string
+	actorTokenType         string
 	request                Request
 	params                 []Param // of every request, then of this one
 	placesRefreshToken     bool
@@ -68,6 +82,7 @@ func (s *Source) resolve(why purpose, current descent, found *tokenEndpoint) (*s
 	for _, scope := range c.Scopes {
 		set.scopes = append(set.scopes, e.text("scope", scope))
 	}
+	e.proofs(set, c, why == forToken)
 	if why == forAuthorization { // a renewal does without them
 		set.authorizeURL = e.text("authorize_url", c.AuthorizeURL)
 		set.redirectURI = e.text("redirect_uri", c.RedirectURI)
@@ -115,6 +130,7 @@ func (s *Source) resolve(why purpose, current descent, found *tokenEndpoint) (*s
 	if err := CheckURL(set.url, c.InsecureHTTP); err != nil {
 		return nil, fmt.Errorf("%s: %w", option, err)
 	}
+	set.audience = cmp.Or(e.text("issuer", c.Issuer), e.text("token_url", c.TokenURL), set.url)
 	e.query(set.url)
 	host := hostOf(set.url) // is told in errors, also where a placeholder stands for it
 	set.digest = digest(r.resolved)
@@ -122,6 +138,28 @@ func (s *Source) resolve(why purpose, current descent, found *tokenEndpoint) (*s
 		return strings.Contains(host, value)
 	})...)
 	return set, nil
+}
+
+// proofs resolves what a request proves itself, or whom it is for, with.
+func (e *expansion) proofs(set *settings, c *Config, begins bool) {
+	set.privateKey = e.secret("private_key", c.PrivateKey)
+	set.keyID, set.signingAlg = e.text("key_id", c.KeyID), c.SigningAlg
+	for _, claim := range c.Claims {
+		set.claims = append(set.claims, Claim{claim.Name, e.text("claim "+claim.Name, claim.Value)})
+	}
+	if set.clientAuth == "private_key_jwt" {
+		set.readyAssertion = strings.TrimSpace(e.secret("client_assertion", c.ClientAssertion))
+	}
+	set.signsClient = clientAuths[set.clientAuth].assertion != nil && set.readyAssertion == ""
+	set.grantAssertion = begins && c.Grant == "jwt_bearer" && c.PrivateKey != ""
+	if !begins || c.Grant != "token_exchange" {
+		return
+	}
+	set.subjectTokenType, set.actorTokenType = c.SubjectTokenType, c.ActorTokenType
+	if c.SubjectToken != Caller {
+		set.subjectToken = strings.TrimSpace(e.secret("subject_token", c.SubjectToken))
+	}
+	set.actorToken = strings.TrimSpace(e.secret("actor_token", c.ActorToken))
 }
 
 // scrubber knows every secret of this request.

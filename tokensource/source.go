@@ -28,6 +28,9 @@ type Source struct {
 
 	metadata atomic.Pointer[metadata] // fetched last; nil: none, or not to be relied on
 	doubtful atomic.Bool              // what was found before is to be looked for again
+
+	skew  atomic.Int64           // by which the provider's clock was ahead at last, in nanoseconds
+	nonce atomic.Pointer[string] // its last one for a DPoP proof; nil: none
 }
 
 // New returns a source for a valid configuration; see Config's fields and

@@ -24,6 +24,14 @@ type Token struct {
 	// Scopes are what the provider has granted, where it has said so.
 	Scopes []string
 
+	// Exposed are further values of the answer, by the names that
+	// Response.Expose gives them: no secrets, without control characters. A name
+	// is missing where no answer has had its value.
+	Exposed map[string]string
+
+	// exposes is Response.Expose of the source that obtained it.
+	exposes map[string]string
+
 	// said is true where the provider has said the lifetime.
 	said bool
 
@@ -37,6 +45,9 @@ type Token struct {
 	// found is what discovery told of the token endpoint, so that a renewal in
 	// another process needs none; nil where none was needed.
 	found *tokenEndpoint
+
+	// proof is the key that the token is bound to; nil: to none.
+	proof *proofKey
 
 	// descents are by which configured refresh token this one and those before
 	// it came, the newest last.
