@@ -1,0 +1,304 @@
+package caddy_test
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddytoken/inject-token/caddy_test/internal/harness"
+)
+
+// interopLifetime is how many seconds tokens live. They are renewed after a small
+// part of that (soon), so that no machine is too slow for them.
+const (
+	interopLifetime = 60
+	soon            = "refresh_at 5%\n"
+	sooner          = "refresh_at 1%\n" // at zitadel's, where they live for five minutes
+)
+
+// TestInterop drives each cell of the table that docs/interop.md shows: servers
+// that others have written, each in a process of its own, and a real Caddy for
+// each row.
+func TestInterop(t *testing.T) {
+	t.Parallel()
+	w := &interopWorld{t: t, keys: newInteropKeys(t), sites: make(map[string]string)}
+	servers := theServers()
+	for _, s := range servers {
+		for _, o := range theOffers[s.word] {
+			w.sites[s.word+" "+o.way] = "http://127.0.0.1:" + itoa(harness.Port(t))
+		}
+	}
+	t.Run("document", func(t *testing.T) { assertInteropDocument(t, servers) })
+	for _, s := range servers {
+		s.host = s.start(w)
+		for _, o := range theOffers[s.word] {
+			if o.absent == "" {
+				t.Run(s.word+"/"+o.way, func(t *testing.T) {
+					t.Parallel()
+					newInteropRow(t, w, s, o).run()
+				})
+			}
+		}
+	}
+}
+
+// interopRow is a row of the table as it is driven.
+type interopRow struct {
+	t      *testing.T
+	world  *interopWorld
+	server *interopServer
+	offer  offer
+	way    *interopWay
+
+	dir     string // its files; those of the same names in dir/wrong are wrong
+	site    string // its address
+	api     *interopAPI
+	wrongly *tokenRecorder // stands before the server where the wrong credential goes
+	c       *harness.Caddy
+}
+
+func newInteropRow(t *testing.T, w *interopWorld, s *interopServer, o offer) *interopRow {
+	t.Helper()
+	r := &interopRow{t: t, world: w, server: s, offer: o, way: wayOf(o.way), dir: t.TempDir(), site: w.sites[s.word+" "+o.way]}
+	r.api = newInteropAPI(t, s, r.way.binding, w.keys)
+	r.wrongly = newTokenRecorder(t, s.host)
+	r.writeFiles()
+	return r
+}
+
+// run checks one column after the other.
+func (r *interopRow) run() {
+	r.start()
+	r.authorize("crm")
+	r.assertServed()
+	for column, check := range map[column]func(){theWrongCredential: r.assertWrongRefused} {
+		if r.has(column) {
+			check()
+		}
+	}
+	if r.has(theRenewal) {
+		r.assertRenewed()
+	}
+	if r.has(theRotation) {
+		r.assertRotated()
+	}
+	if r.has(theRevocation) {
+		r.assertRevoked()
+	}
+	if r.has(theWrongCredential) {
+		r.assertNotHammered()
+	}
+}
+
+// has says whether the server has what a column is about.
+func (r *interopRow) has(c column) bool { return r.offer.none[c] == "" }
+
+// writeFiles writes what a source reads, and the same with what is wrong.
+func (r *interopRow) writeFiles() {
+	right := map[string]string{"client-secret": r.offer.secret, "password": r.server.password(), "ca.pem": r.world.keys.ca.pem()}
+	if r.way.word == "refresh" {
+		right["refresh-token"] = r.seed()
+	}
+	wrong := maps.Clone(right)
+	maps.Copy(wrong, map[string]string{r.way.wrong.file: "of-somebody-else-0123456789-abcdef"})
+	delete(wrong, "")
+	for dir, files := range map[string]map[string]string{r.dir: right, filepath.Join(r.dir, "wrong"): wrong} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			r.t.Fatal(err)
+		}
+		for name, text := range files {
+			harness.WriteFile(r.t, dir, name, text)
+		}
+	}
+}
+
+// start starts a Caddy with the source, and with one that differs in what is
+// wrong.
+func (r *interopRow) start() {
+	r.t.Helper()
+	sources := "source crm {\n" + r.source("http://"+r.server.host, r.dir) + r.renewedSoon() + "}\n"
+	wrong := ""
+	if r.has(theWrongCredential) {
+		sources += "source wrong {\n" + r.source(r.wrongly.URL, filepath.Join(r.dir, "wrong")) + "}\n"
+		wrong = "inject_token /wrong wrong " + r.api.URL + "\n"
+	}
+	landing := ""
+	if r.way.person {
+		landing = "token_callback /callback\n"
+	}
+	r.c = harness.Start(r.t, fmt.Sprintf(`{
+	{{globals}}
+	token_sources {
+		%s
+	}
+}
+%s {
+	bind 127.0.0.1
+	%s%sinject_token crm %s
+}
+`, sources, r.site, landing, wrong, r.api.URL))
+}
+
+func (r *interopRow) renewedSoon() string {
+	if r.server.word == "zitadel" {
+		return sooner
+	}
+	return soon
+}
+
+// source are the options of the row's source, at the server or what stands before
+// it, with the files of a folder.
+func (r *interopRow) source(base, dir string) string {
+	return r.offer.source(r.way, func(name string) string {
+		switch name {
+		case "dir":
+			return dir
+		case "client":
+			return r.offer.client
+		case "scope":
+			return r.offer.scope
+		case "redirect":
+			return r.site + "/callback"
+		}
+		return r.server.url(base, name)
+	})
+}
+
+// source replaces {{…}} in the options of a way. A line of which one is nothing is
+// left out.
+func (o offer) source(w *interopWay, value func(name string) string) string {
+	var out strings.Builder
+	for line := range strings.Lines(w.source + o.extra) {
+		before, rest, found := strings.Cut(line, "{{")
+		if !found {
+			out.WriteString(line)
+			continue
+		}
+		name, after, _ := strings.Cut(rest, "}}")
+		if text := value(name); text != "" {
+			out.WriteString(before + text + after)
+		}
+	}
+	return out.String()
+}
+
+// assertServed wants a request to be served, and the token to be the one that was
+// asked for.
+func (r *interopRow) assertServed() {
+	r.t.Helper()
+	if resp, body := harness.Get(r.t, r.site); resp.StatusCode != http.StatusOK || !strings.HasPrefix(body, "good: ") {
+		r.t.Fatalf("answered %d %q", resp.StatusCode, body)
+	}
+}
+
+// assertRenewed wants two renewals in a row, of which callers notice nothing.
+func (r *interopRow) assertRenewed() {
+	r.t.Helper()
+	first := r.refreshToken()
+	overtaken := 0
+	r.c.Eventually(time.Minute, "three tokens were good, one after the other", func() bool {
+		resp, body := harness.Get(r.t, r.site)
+		if resp.StatusCode == http.StatusUnauthorized && first != "" {
+			overtaken++ // a refresh has ended the token of a request that was on its way
+			return false
+		}
+		if resp.StatusCode != http.StatusOK {
+			r.t.Fatalf("answered %d %q", resp.StatusCode, body)
+		}
+		tokens, _ := r.api.seen()
+		return len(tokens) >= 3
+	})
+	if renewals := r.c.LogCount("token_sources.crm", "token renewed"); overtaken > renewals {
+		r.t.Errorf("%d requests were refused with %d renewals", overtaken, renewals)
+	}
+	for _, line := range r.c.LogLines() {
+		if line["logger"] == "token_sources.crm" && (line["level"] == "warn" || line["level"] == "error") && line["msg"] != needsAPerson {
+			r.t.Errorf("the log says: %v", line)
+		}
+	}
+	if r.has(theRotation) && (first == "" || r.refreshToken() == first) {
+		r.t.Error("the refresh token did not change")
+	}
+}
+
+// assertRevoked wants the command to end a token at its server.
+func (r *interopRow) assertRevoked() {
+	r.t.Helper()
+	r.assertServed()
+	tokens, _ := r.api.seen()
+	output, code := harness.Run(r.t, r.c.Dir, "token-source", "revoke", "crm", "--address", r.c.Admin)
+	assertSaid(r.t, output, code, 0, "revoked at the provider")
+	// The one that was used last, or one that has taken its place since.
+	facts, err := r.server.introspect(tokens[len(tokens)-1])
+	if err != nil || facts.Active {
+		r.t.Errorf("the token is still good (%v)", err)
+	}
+}
+
+// assertWrongRefused wants a wrong credential to be told for what it is.
+func (r *interopRow) assertWrongRefused() {
+	r.t.Helper()
+	wrong, wrongCode := r.way.wrong, r.offer.wrongCode()
+	if wrong.by == byAuthorize {
+		r.assertAuthorizeRefused()
+		return
+	}
+	r.c.Eventually(30*time.Second, "the wrong credential was refused", func() bool { return r.c.LogCount("token_sources.wrong", "no token") > 0 })
+	resp, _ := harness.Get(r.t, r.site+"/wrong")
+	if details := resp.Header.Get("Proxy-Status"); resp.StatusCode != http.StatusBadGateway || !strings.Contains(details, wrongCode) {
+		r.t.Errorf("with a wrong credential answered %d with Proxy-Status %q, want %s", resp.StatusCode, details, wrongCode)
+	}
+	args := []string{"token-source", "check", "--config", filepath.Join(r.c.Dir, "Caddyfile"), "--adapter", "caddyfile", "wrong"}
+	want := 4
+	if wrong.by == byShow {
+		args, want = []string{"token-source", "show", "wrong", "--address", r.c.Admin}, 0
+	}
+	output, code := harness.Run(r.t, r.c.Dir, args...)
+	assertSaid(r.t, output, code, want, wrongCode, interopCauses[wrongCode])
+}
+
+// interopCauses is what an operator is told.
+var interopCauses = map[string]string{
+	"invalid_client":      "the provider refused the client",
+	"invalid_grant":       "the provider does not take what was sent",
+	"unauthorized_client": "the provider does not let this client use this grant",
+}
+
+// assertNotHammered wants the server to have been asked once by Caddy, and once by
+// the command, however many callers come.
+func (r *interopRow) assertNotHammered() {
+	r.t.Helper()
+	for range 20 {
+		if resp, body := harness.Get(r.t, r.site+"/wrong"); resp.StatusCode != http.StatusBadGateway {
+			r.t.Fatalf("with a wrong credential answered %d %q", resp.StatusCode, body)
+		}
+	}
+	most := 2
+	if r.way.wrong.by != byCheck {
+		most = 1
+	}
+	refused := 0
+	for _, request := range r.wrongly.all() {
+		if request.status >= 400 {
+			refused++
+		}
+	}
+	if refused == 0 || refused > most {
+		r.t.Errorf("the server has refused the wrong credential %d times, and %d are to be", refused, most)
+	}
+}
+
+// callbacks is where browsers come back to.
+func (w *interopWorld) callbacks() string {
+	var all []string
+	for _, site := range slices.Sorted(maps.Values(w.sites)) {
+		all = append(all, site+"/callback")
+	}
+	return strings.Join(all, " ")
+}
