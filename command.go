@@ -81,7 +81,7 @@ is good, and what went wrong.
 
 States: fresh (there is a token); stale (there is one, but the next could not be
 had yet); unavailable (there is none); needs_authorization (a person must run
-caddy token-source authorize).
+caddy token-source authorize); per_caller (each caller has one of its own).
 `+exitCodes,
 		`  caddy token-source list
   caddy token-source list --json | jq -r '.[] | select(.state != "fresh") | .name'`,

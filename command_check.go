@@ -113,11 +113,13 @@ func (a *App) checkSource(name string) (works bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	grant, _ := tokensource.GrantByName(s.Grant)
-	if grant.Person || grant.BeginsWithRefreshToken() {
+	if grant.Person || grant.BeginsWithRefreshToken() || s.takesCallers() {
 		if err := source.Ready(ctx); err != nil {
 			return explained(name, err)
 		}
-		if grant.Person {
+		if s.takesCallers() {
+			fmt.Printf("%s: not asked, for each caller brings its own token; its secrets and addresses can be had\n", name)
+		} else if grant.Person {
 			fmt.Printf("%s: not asked, for a person begins this; its secrets and addresses can be had. Whether that was done says caddy token-source show %s; it is done with %s\n", name, name, authorizeCommand(name))
 		} else {
 			fmt.Printf("%s: not asked, for it would spend the refresh token; its secrets and addresses can be had. Whether it works says: caddy token-source show %s\n", name, name)

@@ -99,7 +99,7 @@ func acquire(key poolKey, s *Source) (*refresher.Refresher, error) {
 	// A refresh that is refused, and then the grant itself.
 	timeout := 2 * cmp.Or(time.Duration(s.Timeout), tokensource.DefaultTimeout)
 	grant, _ := tokensource.GrantByName(s.Grant)
-	options := refresher.Options{RefreshAt: s.RefreshAt / 100, Timeout: timeout, OneUse: s.RefreshToken != "" || grant.Person, Person: grant.Person}
+	options := refresher.Options{RefreshAt: s.RefreshAt / 100, Timeout: timeout, OneUse: s.RefreshToken != "" || grant.Person, Person: grant.Person, PerSubject: s.takesCallers()}
 	if options.OneUse {
 		lineage, _ := lineages.LoadOrStore(identityOf(key.name, s), refresher.NewLineage())
 		options.Lineage = lineage.(*refresher.Lineage)

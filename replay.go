@@ -82,7 +82,7 @@ func (t *Transport) replay(req *http.Request, refusal *http.Response, body *body
 	}
 	body.rewind()
 	attempt, out := t.injection.newAttempt(req)
-	t.injection.clean(out)
+	t.clean(out, use)
 	body.attach(out)
 	resp, err := t.inject(attempt, out, use, next)
 	if _, ok := errors.AsType[reverseproxy.DialError](err); ok && body != nil {

@@ -25,6 +25,8 @@ type use struct {
 	name      string
 	identity  identity
 	refresher *refresher.Refresher   // nil: none
+	perCaller bool                   // whether each caller's token is exchanged
+	caller    string                 // of whom it is, where it is one of them
 	formed    atomic.Pointer[formed] // of its newest token
 	outcomes
 }
@@ -44,7 +46,11 @@ func (u *use) successor() *use {
 	if next == nil || next.identity() != u.identity || next.refresher == u.refresher {
 		return nil
 	}
-	return &use{name: u.name, identity: u.identity, refresher: next.refresher, outcomes: u.outcomes}
+	heir := &use{name: u.name, identity: u.identity, refresher: next.refresher, outcomes: u.outcomes}
+	if u.caller != "" {
+		return heir.ofCaller(u.caller)
+	}
+	return heir
 }
 
 // selection is which source's token a request gets: that of its upstream, else
@@ -78,7 +84,10 @@ func newSelection(t *Transport, app *App) (*selection, error) {
 			return nil, err
 		}
 		uses[name] = newUse(name, r)
-		uses[name].identity = identityOf(name, app.Sources[name])
+		uses[name].identity, uses[name].perCaller = identityOf(name, app.Sources[name]), app.Sources[name].takesCallers()
+		if uses[name].perCaller && t.Existing == "keep" {
+			return nil, wrong("existing", "with keep a caller's own token would go to the API; the source %s exchanges it (subject_token caller)", name)
+		}
 		return uses[name], nil
 	}
 	var err error

@@ -37,6 +37,9 @@ type sourceStatus struct {
 	Storage string `json:"storage"`
 	Counter uint64 `json:"counter,omitempty"`
 
+	// Callers is how many callers are remembered, where each has a token of its own.
+	Callers int `json:"callers,omitempty"`
+
 	// Authorize is the command to run where a person is needed, and LastAuthorization
 	// what has become of the last try.
 	Authorize         string         `json:"authorize,omitempty"`
@@ -62,7 +65,7 @@ func (s *runningSource) status(ctx context.Context) *sourceStatus {
 		Name: s.name, Grant: s.config.Grant, Provider: s.config.provider(), State: now.State,
 		Refreshable: !s.needsPerson(),
 		LastRenewal: known(now.LastRenewal), NextRenewal: known(now.NextRenewal),
-		Failures: now.Failures, Node: node, Storage: "stored", Counter: now.Counter,
+		Callers: now.Subjects, Failures: now.Failures, Node: node, Storage: "stored", Counter: now.Counter,
 	}
 	if t := now.Token; t != nil {
 		out.HasToken, out.Scopes = true, t.Scopes

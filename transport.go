@@ -184,6 +184,14 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 		use.tell(req, failed)
 		return refusal, nil
 	}
+	if use.perCaller {
+		token := callerToken(req)
+		if token == "" {
+			use.tell(req, failed)
+			return withoutCallerToken(req), nil
+		}
+		use = use.ofCaller(token)
+	}
 	attempt, out := t.injection.newAttempt(req)
 	if t.Existing == "keep" && t.injection.present(req) {
 		use.tell(req, kept)
@@ -191,7 +199,7 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 	}
 	body := t.injection.newBody(req, t.replayBuffer())
 	defer body.settle()
-	t.injection.clean(out)
+	t.clean(out, use)
 	body.attach(out)
 	if use.refresher == nil || followsElsewhere(req) {
 		use.tell(req, passed)
@@ -213,6 +221,14 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 		return resp, err
 	}
 	return t.replay(req, resp, body, use, token, began, false)
+}
+
+// clean takes out of a copy of the request what the caller must not send.
+func (t *Transport) clean(out *http.Request, use *use) {
+	t.injection.clean(out)
+	if use.caller != "" {
+		takeCallerToken(out)
+	}
 }
 
 // inject sends a request with a token.
@@ -304,6 +320,10 @@ func (t *Transport) without(req, out *http.Request, use *use, err error) (*http.
 	if gone := req.Context().Err(); errors.Is(gone, context.Canceled) {
 		use.tell(req, failed)
 		return nil, gone // the caller has left
+	}
+	if refusal := callerRefused(req, err); refusal != nil && use.caller != "" {
+		use.tell(req, failed)
+		return refusal, nil
 	}
 	if t.Unavailable == "pass" {
 		use.tell(req, passed)

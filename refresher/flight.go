@@ -202,7 +202,7 @@ func isDead(err *tokensource.Error) bool { return err.Permanent && err.StatusCod
 
 // schedule sets the timer. The caller holds mu.
 func (r *Refresher) schedule(due time.Time) {
-	if r.ended {
+	if r.ended || r.options.onDemand {
 		return
 	}
 	r.stopTimer()

@@ -10,7 +10,8 @@
 // so that no two nodes spend a refresh token twice, nodes.go how nodes see each
 // other, detours.go what is done where they or the storage do not answer, keep.go
 // how a token is stored later, authorize.go what comes from a person, watch.go how
-// other nodes hear of that, status.go what operators see and do, store.go the
+// other nodes hear of that, status.go what operators see and do, subjects.go
+// where there is a token for each caller, store.go the
 // storage, lineage.go what keeps refresh tokens in order within a process,
 // schedule.go the arithmetic of time, and refusal.go what happens when an upstream
 // does not take a token.
@@ -73,6 +74,13 @@ type Options struct {
 	// Person is true where it is by a person that the first one comes, with
 	// Authorize.
 	Person bool
+
+	// PerSubject is true where there is no one token, but one for each subject; see
+	// Of. The Source must be a SubjectSource then.
+	PerSubject bool
+
+	// onDemand is true where requests alone have a token obtained.
+	onDemand bool
 }
 
 // Defaults of Options.
@@ -138,6 +146,8 @@ type Refresher struct {
 	heldAt       time.Time // when the log has said why nobody is asked
 	ended        bool
 
+	subjects *subjects // nil unless PerSubject
+
 	authorizing sync.WaitGroup // calls of Authorize and Revoke; mu is held to add one, unless finishing
 }
 
@@ -155,10 +165,14 @@ func New(options Options) *Refresher {
 	}
 	base, end := context.WithCancel(context.Background())
 	finishing := make(chan struct{})
-	return &Refresher{
+	r := &Refresher{
 		options: options, base: base, end: end, closed: make(chan struct{}),
 		finishing: finishing, finish: sync.OnceFunc(func() { close(finishing) }), now: time.Now,
 	}
+	if options.PerSubject {
+		r.subjects = newSubjects(r)
+	}
+	return r
 }
 
 // Attach gives the refresher an environment; it uses the newest one attached.
@@ -178,6 +192,7 @@ func (r *Refresher) Attach(e *Environment) (detach func()) {
 	switch {
 	case r.flight != nil:
 		r.launch()
+	case r.options.PerSubject || r.options.onDemand:
 	case r.current.Load() == nil && (r.failure == nil || r.failure.Permanent && r.failure.StatusCode == 0 && !r.failure.AuthorizationRequired):
 		r.fly() // also where nobody was asked, for what was missing may be there
 	case e.store != nil && r.obtained != nil: // perhaps another one than before
@@ -291,6 +306,9 @@ func (r *Refresher) Close(grace time.Duration) {
 	}
 	r.awaitAuthorizing(ctx)
 	r.end()
+	if r.subjects != nil {
+		r.subjects.forget()
+	}
 }
 
 // Ended says whether Close was called: there are no new tokens.

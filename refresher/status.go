@@ -25,6 +25,9 @@ const (
 	// NeedsAuthorization: nothing helps but a person, whether or not the present
 	// token is still valid.
 	NeedsAuthorization State = "needs_authorization"
+
+	// PerSubject: there is a token for each subject, and none of the source itself.
+	PerSubject State = "per_caller"
 )
 
 // Status is a refresher at one moment. It holds a token.
@@ -50,6 +53,9 @@ type Status struct {
 
 	// Unsaved is true where the token could not be stored yet.
 	Unsaved bool
+
+	// Subjects is how many subjects are remembered.
+	Subjects int
 }
 
 // Status returns what there is to know. It asks nobody.
@@ -59,6 +65,11 @@ func (r *Refresher) Status() Status {
 	s := Status{Token: r.Current(), Failure: r.failure, Failures: r.failures, Counter: r.version.counter, Unsaved: r.unsaved}
 	if s.Token != nil {
 		s.LastRenewal = r.landedAt
+	}
+	if r.subjects != nil {
+		s.State, s.Subjects = PerSubject, r.subjects.count()
+		s.Failure, s.RetryAt = r.subjects.status()
+		return s
 	}
 	switch {
 	case r.needsPerson():
@@ -111,6 +122,10 @@ func (r *Refresher) Refresh(ctx context.Context) error {
 		if r.ended || r.environment() == nil {
 			r.mu.Unlock()
 			return errEnded
+		}
+		if r.subjects != nil {
+			r.mu.Unlock()
+			return &tokensource.Error{Reason: "there is a token for each caller, and none of the source itself", Permanent: true}
 		}
 		joined := r.flight != nil // which may only look into the storage
 		f := r.fly()

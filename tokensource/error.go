@@ -2,6 +2,7 @@ package tokensource
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 )
@@ -56,6 +57,16 @@ type Error struct {
 
 	// issued are the tokens of an answer that is an error all the same.
 	issued []string
+}
+
+// RefusesSubject says whether it is what is exchanged that the provider does not take
+// (RFC 8693, section 2.2.2), and not who exchanges it: another subject may be.
+func (e *Error) RefusesSubject() bool {
+	switch e.Code {
+	case "invalid_request", "invalid_grant", "invalid_token", "access_denied", "invalid_target":
+		return e.StatusCode != http.StatusTooManyRequests && e.StatusCode < 500
+	}
+	return false
 }
 
 // Error returns one line for an operator.

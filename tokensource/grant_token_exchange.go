@@ -1,10 +1,12 @@
 package tokensource
 
 import (
+	"context"
 	"errors"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Caller stands in the place of a subject token, and of an actor token, for the one
@@ -30,6 +32,30 @@ var tokenExchange = Grant{
 		setScope(v, s)
 		return v
 	},
+}
+
+// ObtainFor is Obtain for one subject whose token is Caller's. It always exchanges
+// that: with a refresh token the subject would be served whose own token is not
+// valid any more. Nor does the new token outlive it, where its end can be told.
+func (s *Source) ObtainFor(ctx context.Context, subject string, previous *Token) (*Token, error) {
+	left := time.Duration(0)
+	if end, ok := jwtEnd(subject); ok {
+		if left = time.Until(end) - time.Duration(s.skew.Load()); left <= 0 {
+			return nil, &Error{Code: "invalid_token", Reason: "the caller's own token has ended", Permanent: true}
+		}
+	}
+	if previous == nil {
+		previous = new(Token)
+	}
+	token, failure := s.request(ctx, &call{purpose: forToken, previous: previous.WithoutRefreshToken(), subject: subject})
+	if failure != nil {
+		return nil, failure
+	}
+	token.RefreshToken, token.descents = "", nil
+	if left > 0 && (token.Lifetime == 0 || token.Lifetime > left) {
+		token.Lifetime = left
+	}
+	return token, nil
 }
 
 // tokenTypes are those of RFC 8693, section 3, by the end of their names.

@@ -105,3 +105,12 @@ func jwtExpiry(token string) any {
 	}
 	return lookup(root, "exp")
 }
+
+// jwtEnd returns when a token that is a JWT ends; false: it does not say.
+func jwtEnd(token string) (time.Time, bool) {
+	seconds, ok := number(text(jwtExpiry(token)))
+	if !ok || seconds <= 0 || seconds > float64(math.MaxInt32)*100 {
+		return time.Time{}, false
+	}
+	return time.Unix(int64(seconds), 0), true
+}
