@@ -1,6 +1,7 @@
 package caddy_test
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -11,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
 
 	"github.com/caddytoken/inject-token/caddy_test/internal/harness"
 )
@@ -78,8 +81,88 @@ func (r *interopRow) assertAuthorizeRefused() {
 	}
 }
 
+// assertCallerRefused has a caller come without a token of its own, and with one
+// that the server does not know.
+func (r *interopRow) assertCallerRefused() {
+	r.t.Helper()
+	for subject, want := range map[string]string{"": "Bearer", "of-somebody-else-0123456789": `error="invalid_token"`} {
+		resp, body := r.getWith(subject)
+		if challenge := resp.Header.Get("WWW-Authenticate"); resp.StatusCode != http.StatusUnauthorized || !strings.Contains(challenge, want) {
+			r.t.Errorf("with the token %q a caller is answered %d, %q: %s", subject, resp.StatusCode, challenge, body)
+		}
+	}
+}
+
+// newSubject is a token that is to be exchanged, where the way is that: one of a
+// client that acts for itself.
+func (r *interopRow) newSubject() string {
+	r.t.Helper()
+	if r.way.grant != "token_exchange" {
+		return ""
+	}
+	client, secret := "api", apiSecret
+	if r.server.word == "zitadel" {
+		client, secret = "sid1", "verysecret"
+	}
+	answer, err := r.send(url.Values{"grant_type": {"client_credentials"}, "scope": {r.offer.scope}},
+		http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte(client+":"+secret))}})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return answer.AccessToken
+}
+
+// assertion is how a client proves itself that has a key.
+func (r *interopRow) assertion() string {
+	r.t.Helper()
+	return r.sign(r.world.keys.signer[r.way.alg], r.way.alg, map[jose.HeaderKey]any{"kid": keyID}, map[string]any{
+		"iss": r.offer.client, "sub": r.offer.client, "aud": r.issuer(), "jti": rand.Text(), "iat": unixNow() - 5, "exp": unixNow() + 55,
+	})
+}
+
+// proof is a proof of the key to which Caddy's token is bound.
+func (r *interopRow) proof() string {
+	r.t.Helper()
+	key := r.stored().ProofKey
+	return r.sign(key.Key, key.Algorithm, map[jose.HeaderKey]any{"typ": "dpop+jwt", "jwk": key.Public()}, map[string]any{
+		"htm": http.MethodPost, "htu": r.server.url(r.base, "token"), "jti": rand.Text(), "iat": unixNow(),
+	})
+}
+
+func (r *interopRow) sign(key any, alg string, header map[jose.HeaderKey]any, claims map[string]any) string {
+	r.t.Helper()
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(alg), Key: key}, &jose.SignerOptions{ExtraHeaders: header})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	text, err := json.Marshal(claims)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	signed, err := signer.Sign(text)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	compact, err := signed.CompactSerialize()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return compact
+}
+
+// storedToken is what Caddy has stored.
+type storedToken struct {
+	RefreshToken string
+	ProofKey     jose.JSONWebKey
+}
+
 // refreshToken is the one that Caddy has stored.
 func (r *interopRow) refreshToken() string {
+	r.t.Helper()
+	return r.stored().RefreshToken
+}
+
+func (r *interopRow) stored() storedToken {
 	r.t.Helper()
 	files, err := filepath.Glob(filepath.Join(r.c.Dir, "data", "caddy", "token_sources", "crm", "*", "token.json"))
 	if err != nil || len(files) != 1 {
@@ -89,15 +172,20 @@ func (r *interopRow) refreshToken() string {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	var record struct {
-		Token struct {
-			RefreshToken string `json:"refresh_token"`
-		}
-	}
+	var record struct{ Token map[string]json.RawMessage }
+	var token storedToken
 	if err := json.Unmarshal(text, &record); err != nil {
 		r.t.Fatal(err)
 	}
-	return record.Token.RefreshToken
+	if err := json.Unmarshal(record.Token["refresh_token"], &token.RefreshToken); err != nil && record.Token["refresh_token"] != nil {
+		r.t.Fatal(err)
+	}
+	if key := record.Token["dpop_key"]; key != nil {
+		if err := token.ProofKey.UnmarshalJSON(key); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	return token
 }
 
 // assertRotated wants the server to refuse a refresh token that was spent, and the
@@ -107,8 +195,8 @@ func (r *interopRow) assertRotated() {
 	spent := r.refreshToken()
 	r.c.Eventually(time.Minute, "the refresh token was spent", func() bool { return r.refreshToken() != spent })
 	values := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {spent}}
-	if _, err := r.askForToken(values); err == nil {
-		r.t.Error("a refresh token that was spent is good")
+	if answer, err := r.askForToken(values); err == nil || answer.Error != "invalid_grant" && answer.Error != "invalid_request" {
+		r.t.Errorf("a refresh token that was spent was answered %v", err)
 	}
 	// Most servers end all that came of it, for it may have been stolen.
 	if r.way.person {
@@ -118,7 +206,7 @@ func (r *interopRow) assertRotated() {
 		harness.WriteFile(r.t, r.dir, "refresh-token", r.seed())
 	}
 	r.c.Eventually(time.Minute, "it is served again", func() bool {
-		resp, _ := harness.Get(r.t, r.site)
+		resp, _ := r.get()
 		return resp.StatusCode == http.StatusOK
 	})
 }
@@ -132,17 +220,30 @@ type grantedToken struct {
 
 // askForToken sends a token request past Caddy.
 func (r *interopRow) askForToken(values url.Values) (answer grantedToken, err error) {
-	if r.offer.secret == "" {
+	header := make(http.Header)
+	switch {
+	case r.offer.secret != "" && r.way.alg == "":
+		header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(r.offer.client+":"+r.offer.secret)))
+	case r.way.alg != "":
+		values.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+		values.Set("client_assertion", r.assertion())
+	default:
 		values.Set("client_id", r.offer.client)
 	}
+	if r.way.binding == withProof {
+		header.Set("DPoP", r.proof())
+	}
+	return r.send(values, header)
+}
+
+func (r *interopRow) send(values url.Values, header http.Header) (answer grantedToken, err error) {
+	r.t.Helper()
 	req, err := http.NewRequest(http.MethodPost, r.server.url("http://"+r.server.host, "token"), strings.NewReader(values.Encode()))
 	if err != nil {
 		return answer, err
 	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	if r.offer.secret != "" {
-		req.SetBasicAuth(r.offer.client, r.offer.secret)
-	}
+	header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header = header
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		r.t.Fatal(err)

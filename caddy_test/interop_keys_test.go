@@ -103,7 +103,7 @@ func (c *certificate) pem() string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
 }
 
-func (c *certificate) privatePEM(t *testing.T) string { return privatePEM(t, c.key) }
+func (c *certificate) keyInPEM(t *testing.T) string { return privatePEM(t, c.key) }
 
 func (c *certificate) tls() tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{c.Raw}, PrivateKey: c.key}

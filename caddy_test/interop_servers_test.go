@@ -113,7 +113,7 @@ func (s *interopServer) startOIDC(w *interopWorld) string {
 		"issuers":   map[string]any{assertionIssuer: w.keys.jwk("RS256")},
 		"noncePort": noncePort,
 		"tls": map[string]any{
-			"port": tlsPort, "key": w.keys.server.privatePEM(w.t), "cert": w.keys.server.pem(), "ca": w.keys.ca.pem(),
+			"port": tlsPort, "key": w.keys.server.keyInPEM(w.t), "cert": w.keys.server.pem(), "ca": w.keys.ca.pem(),
 		},
 	}))
 }
@@ -217,8 +217,22 @@ func (s *interopServer) password() string {
 // unixNow is the time in seconds.
 func unixNow() int64 { return time.Now().Unix() }
 
+// fositeAudience is whom assertions to fosite are for.
+const fositeAudience = "https://fosite.example/oauth2/token"
+
 // assertionIssuer is who signs assertions that are grants.
 const assertionIssuer = "https://idp.example.org"
+
+// refusals is how many token requests of a client oidc-provider has refused.
+func (s *interopServer) refusals(t *testing.T, client string) int {
+	t.Helper()
+	_, body := harness.Get(t, "http://"+s.host+"/stats")
+	var stats map[string]struct{ Refused int }
+	if err := json.Unmarshal([]byte(body), &stats); err != nil {
+		t.Fatal(err)
+	}
+	return stats[client].Refused
+}
 
 // oidcClients are the clients at oidc-provider, each for a row.
 func (w *interopWorld) oidcClients() []map[string]any {
@@ -240,7 +254,30 @@ func (w *interopWorld) oidcClient(o offer) map[string]any {
 	public := maps.Clone(person)
 	maps.Copy(public, map[string]any{"token_endpoint_auth_method": "none", "application_type": "native"})
 	delete(public, "client_secret")
+	way := wayOf(o.way)
 	switch o.way {
+	case "cc-secret-jwt":
+		return map[string]any{"client_secret": clientSecret, "token_endpoint_auth_method": "client_secret_jwt", "token_endpoint_auth_signing_alg": "HS256"}
+	case "cc-rs256", "cc-ps256", "cc-es256", "cc-eddsa":
+		return map[string]any{"token_endpoint_auth_method": "private_key_jwt", "token_endpoint_auth_signing_alg": way.alg, "jwks": jwks(w.keys.jwk(way.alg))}
+	case "code-key":
+		keyed := maps.Clone(person)
+		maps.Copy(keyed, map[string]any{"token_endpoint_auth_method": "private_key_jwt", "jwks": jwks(w.keys.jwk(way.alg))})
+		delete(keyed, "client_secret")
+		return keyed
+	case "cc-tls":
+		return map[string]any{"token_endpoint_auth_method": "tls_client_auth", "tls_client_auth_subject_dn": "CN=crm-client,O=Example", "tls_client_certificate_bound_access_tokens": true}
+	case "cc-self-signed":
+		return map[string]any{"token_endpoint_auth_method": "self_signed_tls_client_auth", "jwks": jwks(certificateJWK(w.keys.selfSigned)), "tls_client_certificate_bound_access_tokens": true}
+	case "cc-dpop", "cc-dpop-nonce":
+		return map[string]any{"client_secret": clientSecret, "dpop_bound_access_tokens": true}
+	case "code-dpop":
+		public["dpop_bound_access_tokens"] = true
+		return public
+	case "exchange-file", "exchange-caller":
+		return map[string]any{"client_secret": clientSecret, "grant_types": []string{"urn:ietf:params:oauth:grant-type:token-exchange"}}
+	case "bearer-secret":
+		return map[string]any{"client_secret": clientSecret, "grant_types": []string{"urn:ietf:params:oauth:grant-type:jwt-bearer"}}
 	case "cc-post":
 		return map[string]any{"client_secret": clientSecret, "token_endpoint_auth_method": "client_secret_post"}
 	case "code-secret", "refresh":

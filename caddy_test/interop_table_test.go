@@ -28,8 +28,9 @@ type offer struct {
 	client string // its id there
 	secret string
 	scope  string
-	extra  string // what this server wants to have beside
-	code   string // what it answers to a wrong credential, if not what others do
+	extra  string            // what this server wants to have beside
+	names  map[string]string // of what stands as {{NAME}} in the way beside
+	code   string            // what it answers to a wrong credential, if not what others do
 	none   map[column]string
 	absent string // why the server has no such way
 }
@@ -44,6 +45,15 @@ func (o offer) lacks(c column, why string) offer {
 	return o
 }
 
+// with names what stands as {{NAME}} in the way: names and texts, in turn.
+func (o offer) with(names ...string) offer {
+	o.names = make(map[string]string)
+	for i := 0; i < len(names); i += 2 {
+		o.names[names[i]] = names[i+1]
+	}
+	return o
+}
+
 // answers says what this server answers to a wrong credential.
 func (o offer) answers(code string) offer {
 	o.code = code
@@ -55,6 +65,9 @@ func (o offer) wrongCode() string { return cmp.Or(o.code, wayOf(o.way).wrong.cod
 
 const (
 	noRefreshToken = "no refresh token comes with this grant"
+	notKept        = "a caller's token is in memory alone, and ends with the caller's own"
+	noSuchGrant    = "it has no such grant"
+	noDPoP         = "it has no DPoP"
 	noCredential   = "a public client has no credential"
 )
 
@@ -90,6 +103,13 @@ func atFosite(word string) offer {
 		o.scope = "fosite"
 		o = o.lacks(theRotation, noRefreshToken)
 	}
+	if key := wayOf(word); key.alg != "" {
+		o.scope, o.secret = "fosite", ""
+		if key.grant == "client_credentials" {
+			o.client = "key-" + strings.ToLower(key.alg)
+			o = o.with("aud", fositeAudience)
+		}
+	}
 	return o
 }
 
@@ -116,10 +136,12 @@ func atMock(word string) offer {
 		lacks(theIntrospection, "it calls whatever it is asked about active; the API verifies the signature")
 }
 
-// absentWays are offers that a server does not have, for one reason.
-func absentWays(why, words string) (offers []offer) {
-	for word := range strings.FieldsSeq(words) {
-		offers = append(offers, offer{way: word, absent: why})
+// absentWays are offers that a server does not have: why, and which, in turn.
+func absentWays(reasons ...string) (offers []offer) {
+	for i := 0; i < len(reasons); i += 2 {
+		for word := range strings.FieldsSeq(reasons[i+1]) {
+			offers = append(offers, offer{way: word, absent: reasons[i]})
+		}
 	}
 	return offers
 }
@@ -129,12 +151,30 @@ var theOffers = map[string][]offer{
 	"oidc": append([]offer{
 		atOIDC("cc-basic").lacks(theRotation, noRefreshToken),
 		atOIDC("cc-post").lacks(theRotation, noRefreshToken),
+		atOIDC("cc-secret-jwt").lacks(theRotation, noRefreshToken),
+		atOIDC("cc-rs256").lacks(theRotation, noRefreshToken),
+		atOIDC("cc-ps256").lacks(theRotation, noRefreshToken),
+		atOIDC("cc-es256").lacks(theRotation, noRefreshToken),
+		atOIDC("cc-eddsa").lacks(theRotation, noRefreshToken),
+		atOIDC("cc-tls").lacks(theRotation, noRefreshToken),
+		atOIDC("cc-self-signed").lacks(theRotation, noRefreshToken),
+		atOIDC("cc-dpop").lacks(theRotation, noRefreshToken),
+		atOIDC("cc-dpop-nonce").lacks(theRotation, noRefreshToken),
 		atOIDC("code-secret"),
 		atOIDC("code-public").lacks(theWrongCredential, noCredential),
+		atOIDC("code-dpop").lacks(theWrongCredential, noCredential),
+		atOIDC("code-key"),
 		atOIDC("device-public").lacks(theWrongCredential, noCredential),
 		atOIDC("device-secret"),
 		atOIDC("refresh"),
-	}, append(absentWays("it takes no secret from a URL", "cc-query"), absentWays("it has no such grant", "password")...)...),
+		atOIDC("exchange-file").lacks(theRotation, noRefreshToken),
+		atOIDC("exchange-caller").lacks(theRotation, noRefreshToken).lacks(theRevocation, notKept),
+		atOIDC("bearer-secret").with("iss", assertionIssuer, "sub", "peter").lacks(theRotation, noRefreshToken),
+	}, absentWays(
+		"it takes no secret from a URL", "cc-query",
+		noSuchGrant, "password",
+		"it wants a client at its token endpoint", "bearer",
+	)...),
 	"zitadel": append([]offer{
 		atZitadel("cc-basic", "sid1", "verysecret").lacks(theRotation, noRefreshToken),
 		atZitadel("cc-post", "sid1", "verysecret").lacks(theRotation, noRefreshToken),
@@ -143,14 +183,44 @@ var theOffers = map[string][]offer{
 		atZitadel("code-public", "native", "").lacks(theWrongCredential, noCredential),
 		atZitadel("device-secret", "device", "secret").lacks(theRotation, noRefreshToken).answers("unauthorized_client").lacks(theRenewal, "its devices get no refresh token: a person authorizes them again"),
 		atZitadel("refresh", "web", "secret"),
-	}, append(absentWays("it has no such grant", "password"), absentWays("its devices have a secret", "device-public")...)...),
+		atZitadel("code-key", "keyed", "").with("aud", "{{issuer}}"),
+		atZitadel("exchange-file", "web", "secret").answers("invalid_request"),
+		atZitadel("exchange-caller", "web", "secret").answers("invalid_request").lacks(theRotation, noRefreshToken).lacks(theRevocation, notKept),
+		atZitadel("bearer", "", "").with("iss", "service", "sub", "service", "aud", "{{issuer}}").lacks(theRotation, noRefreshToken).lacks(theRevocation, "it wants a client at its revocation endpoint, which this grant does without"),
+	}, absentWays(
+		"with this grant it takes nothing but a secret", "cc-secret-jwt cc-rs256 cc-ps256 cc-es256 cc-eddsa cc-tls cc-self-signed",
+		noDPoP, "cc-dpop cc-dpop-nonce code-dpop",
+		noSuchGrant, "password",
+		"its devices have a secret", "device-public",
+		"with this grant it looks at no client", "bearer-secret",
+	)...),
 	"fosite": append([]offer{
-		atFosite("cc-basic"), atFosite("cc-post"), atFosite("password"), atFosite("code-secret"), atFosite("refresh"),
-	}, append(absentWays("it reads the body alone", "cc-query"), append(absentWays("its example has no public client", "code-public"), absentWays("this version has no such grant", "device-public device-secret")...)...)...),
+		atFosite("cc-basic"), atFosite("cc-post"),
+		atFosite("cc-rs256"), atFosite("cc-ps256"), atFosite("cc-es256"),
+		atFosite("password"), atFosite("code-secret"), atFosite("refresh"),
+		atFosite("bearer").with("iss", assertionIssuer, "sub", "peter").lacks(theRotation, noRefreshToken).lacks(theRevocation, "it wants a client at its revocation endpoint, which this grant does without"),
+	}, absentWays(
+		"it reads the body alone", "cc-query",
+		"of signed assertions it has private_key_jwt alone", "cc-secret-jwt",
+		"it knows RSA and EC keys alone", "cc-eddsa",
+		"it does not look at certificates", "cc-tls cc-self-signed",
+		noDPoP, "cc-dpop cc-dpop-nonce code-dpop",
+		"its example has no such client", "code-public code-key",
+		"this version has no such grant", "device-public device-secret exchange-file exchange-caller",
+		"with this grant it looks at no client", "bearer-secret",
+	)...),
 	"gooauth2": append([]offer{
 		atGoOAuth2("cc-basic"), atGoOAuth2("cc-post"), atGoOAuth2("cc-query"), atGoOAuth2("password"), atGoOAuth2("code-secret"), atGoOAuth2("code-public"), atGoOAuth2("refresh"),
-	}, absentWays("it has no such grant", "device-public device-secret")...),
+	}, absentWays(
+		"its clients have a secret or nothing", "cc-secret-jwt cc-rs256 cc-ps256 cc-es256 cc-eddsa cc-tls cc-self-signed code-key",
+		noDPoP, "cc-dpop cc-dpop-nonce code-dpop",
+		noSuchGrant, "device-public device-secret exchange-file exchange-caller bearer bearer-secret",
+	)...),
 	"mock": append([]offer{
 		atMock("cc-basic"), atMock("password"), atMock("code-public"), atMock("refresh"),
-	}, append(absentWays("it does not look at how a client proves itself", "cc-post cc-query code-secret"), absentWays("it has no such grant", "device-public device-secret")...)...),
+	}, absentWays(
+		"it does not look at how a client proves itself", "cc-post cc-query cc-secret-jwt cc-rs256 cc-ps256 cc-es256 cc-eddsa cc-tls cc-self-signed code-secret code-key",
+		noDPoP, "cc-dpop cc-dpop-nonce code-dpop",
+		noSuchGrant, "device-public device-secret exchange-file exchange-caller bearer bearer-secret",
+	)...),
 }

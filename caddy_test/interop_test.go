@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -58,6 +59,8 @@ type interopRow struct {
 
 	dir     string // its files; those of the same names in dir/wrong are wrong
 	site    string // its address
+	base    string // of the server
+	subject string // a token that is to be exchanged
 	api     *interopAPI
 	wrongly *tokenRecorder // stands before the server where the wrong credential goes
 	c       *harness.Caddy
@@ -67,7 +70,15 @@ func newInteropRow(t *testing.T, w *interopWorld, s *interopServer, o offer) *in
 	t.Helper()
 	r := &interopRow{t: t, world: w, server: s, offer: o, way: wayOf(o.way), dir: t.TempDir(), site: w.sites[s.word+" "+o.way]}
 	r.api = newInteropAPI(t, s, r.way.binding, w.keys)
-	r.wrongly = newTokenRecorder(t, s.host)
+	r.base = "http://" + s.host
+	switch r.way.binding {
+	case withCertificate:
+		r.base = s.tls
+	case withFreshProof:
+		r.base = s.nonce
+	}
+	r.wrongly = newTokenRecorder(t, strings.TrimPrefix(r.base, "http://"))
+	r.subject = r.newSubject()
 	r.writeFiles()
 	return r
 }
@@ -91,7 +102,7 @@ func (r *interopRow) run() {
 	if r.has(theRevocation) {
 		r.assertRevoked()
 	}
-	if r.has(theWrongCredential) {
+	if r.hasWrong() {
 		r.assertNotHammered()
 	}
 }
@@ -101,20 +112,33 @@ func (r *interopRow) has(c column) bool { return r.offer.none[c] == "" }
 
 // writeFiles writes what a source reads, and the same with what is wrong.
 func (r *interopRow) writeFiles() {
-	right := map[string]string{"client-secret": r.offer.secret, "password": r.server.password(), "ca.pem": r.world.keys.ca.pem()}
+	const somebodyElses = "of-somebody-else-0123456789-abcdef"
+	k := r.world.keys
+	right := map[string]string{"client-secret": r.offer.secret, "password": r.server.password(), "subject-token": r.subject, "ca.pem": k.ca.pem()}
+	wrong := map[string]string{"client-secret": somebodyElses, "password": somebodyElses, "subject-token": somebodyElses, "refresh-token": somebodyElses}
 	if r.way.word == "refresh" {
 		right["refresh-token"] = r.seed()
 	}
-	wrong := maps.Clone(right)
-	maps.Copy(wrong, map[string]string{r.way.wrong.file: "of-somebody-else-0123456789-abcdef"})
-	delete(wrong, "")
-	for dir, files := range map[string]map[string]string{r.dir: right, filepath.Join(r.dir, "wrong"): wrong} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			r.t.Fatal(err)
+	if r.way.alg != "" {
+		right["key.pem"], wrong["key.pem"] = privatePEM(r.t, k.signer[r.way.alg]), privatePEM(r.t, k.forger[r.way.alg])
+	}
+	if r.way.binding == withCertificate {
+		client := k.client
+		if r.way.word == "cc-self-signed" {
+			client = k.selfSigned
 		}
-		for name, text := range files {
-			harness.WriteFile(r.t, dir, name, text)
+		right["client.pem"], right["client-key.pem"] = client.pem(), client.keyInPEM(r.t)
+		wrong["client.pem"], wrong["client-key.pem"] = k.stranger.pem(), k.stranger.keyInPEM(r.t)
+	}
+	if err := os.MkdirAll(filepath.Join(r.dir, "wrong"), 0o700); err != nil {
+		r.t.Fatal(err)
+	}
+	for name, text := range right {
+		harness.WriteFile(r.t, r.dir, name, text)
+		if file := r.way.wrong.file; name == file || file == "client.pem" && name == "client-key.pem" {
+			text = wrong[name]
 		}
+		harness.WriteFile(r.t, r.dir, filepath.Join("wrong", name), text)
 	}
 }
 
@@ -122,27 +146,32 @@ func (r *interopRow) writeFiles() {
 // wrong.
 func (r *interopRow) start() {
 	r.t.Helper()
-	sources := "source crm {\n" + r.source("http://"+r.server.host, r.dir) + r.renewedSoon() + "}\n"
-	wrong := ""
-	if r.has(theWrongCredential) {
-		sources += "source wrong {\n" + r.source(r.wrongly.URL, filepath.Join(r.dir, "wrong")) + "}\n"
-		wrong = "inject_token /wrong wrong " + r.api.URL + "\n"
+	sources := "source crm {\n" + r.source(r.base, r.dir) + r.renewedSoon() + "}\n"
+	site := "inject_token crm " + r.upstream()
+	if r.hasWrong() {
+		base := r.wrongly.URL
+		if r.way.binding == withCertificate {
+			base = r.base // nobody can stand between
+		}
+		sources += "source wrong {\n" + r.source(base, filepath.Join(r.dir, "wrong")) + "}\n"
+		site = "inject_token /wrong wrong " + r.upstream() + "\n" + site
 	}
-	landing := ""
 	if r.way.person {
-		landing = "token_callback /callback\n"
+		site = "token_callback /callback\n" + site
 	}
-	r.c = harness.Start(r.t, fmt.Sprintf(`{
-	{{globals}}
-	token_sources {
-		%s
+	r.c = harness.Start(r.t, fmt.Sprintf("{\n{{globals}}\ntoken_sources {\n%s}\n}\n%s {\nbind 127.0.0.1\n%s\n}\n", sources, r.site, site))
+}
+
+// hasWrong says whether there is a source with a wrong credential.
+func (r *interopRow) hasWrong() bool { return r.has(theWrongCredential) && !r.way.caller }
+
+// upstream is the API, and how it is reached.
+func (r *interopRow) upstream() string {
+	upstream := r.api.URL
+	if r.way.binding == withCertificate {
+		upstream += " {\n" + strings.ReplaceAll(certificateFiles, "{{dir}}", r.dir) + "}"
 	}
-}
-%s {
-	bind 127.0.0.1
-	%s%sinject_token crm %s
-}
-`, sources, r.site, landing, wrong, r.api.URL))
+	return upstream
 }
 
 func (r *interopRow) renewedSoon() string {
@@ -165,45 +194,78 @@ func (r *interopRow) source(base, dir string) string {
 			return r.offer.scope
 		case "redirect":
 			return r.site + "/callback"
+		case "issuer":
+			return r.issuer()
+		}
+		if text, written := r.offer.names[name]; written {
+			return strings.ReplaceAll(text, "{{issuer}}", r.issuer())
 		}
 		return r.server.url(base, name)
 	})
 }
+
+// issuer is the server's own name.
+func (r *interopRow) issuer() string { return "http://" + r.server.host + r.server.paths["issuer"] }
+
+var placeholder = regexp.MustCompile(`\{\{[a-z]+\}\}`)
 
 // source replaces {{…}} in the options of a way. A line of which one is nothing is
 // left out.
 func (o offer) source(w *interopWay, value func(name string) string) string {
 	var out strings.Builder
 	for line := range strings.Lines(w.source + o.extra) {
-		before, rest, found := strings.Cut(line, "{{")
-		if !found {
+		there := true
+		line = placeholder.ReplaceAllStringFunc(line, func(found string) string {
+			text := value(strings.Trim(found, "{}"))
+			there = there && text != ""
+			return text
+		})
+		if there {
 			out.WriteString(line)
-			continue
-		}
-		name, after, _ := strings.Cut(rest, "}}")
-		if text := value(name); text != "" {
-			out.WriteString(before + text + after)
 		}
 	}
 	return out.String()
+}
+
+// get sends a request of a caller.
+func (r *interopRow) get() (*http.Response, string) {
+	r.t.Helper()
+	return r.getWith(r.subject)
+}
+
+// getWith sends a request of a caller with a token of its own.
+func (r *interopRow) getWith(subject string) (*http.Response, string) {
+	r.t.Helper()
+	req, err := http.NewRequest(http.MethodGet, r.site, nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if r.way.caller && subject != "" {
+		req.Header.Set("Authorization", "Bearer "+subject)
+	}
+	return harness.Do(r.t, req)
 }
 
 // assertServed wants a request to be served, and the token to be the one that was
 // asked for.
 func (r *interopRow) assertServed() {
 	r.t.Helper()
-	if resp, body := harness.Get(r.t, r.site); resp.StatusCode != http.StatusOK || !strings.HasPrefix(body, "good: ") {
-		r.t.Fatalf("answered %d %q", resp.StatusCode, body)
+	if resp, body := r.get(); resp.StatusCode != http.StatusOK || !strings.HasPrefix(body, "good: ") {
+		_, refused := r.api.seen()
+		r.t.Fatalf("answered %d %q; the API has refused: %q", resp.StatusCode, body, refused)
 	}
 }
 
 // assertRenewed wants two renewals in a row, of which callers notice nothing.
 func (r *interopRow) assertRenewed() {
 	r.t.Helper()
-	first := r.refreshToken()
+	first := ""
+	if !r.way.caller {
+		first = r.refreshToken()
+	}
 	overtaken := 0
 	r.c.Eventually(time.Minute, "three tokens were good, one after the other", func() bool {
-		resp, body := harness.Get(r.t, r.site)
+		resp, body := r.get()
 		if resp.StatusCode == http.StatusUnauthorized && first != "" {
 			overtaken++ // a refresh has ended the token of a request that was on its way
 			return false
@@ -245,8 +307,12 @@ func (r *interopRow) assertRevoked() {
 func (r *interopRow) assertWrongRefused() {
 	r.t.Helper()
 	wrong, wrongCode := r.way.wrong, r.offer.wrongCode()
-	if wrong.by == byAuthorize {
+	switch wrong.by {
+	case byAuthorize:
 		r.assertAuthorizeRefused()
+		return
+	case byCaller:
+		r.assertCallerRefused()
 		return
 	}
 	r.c.Eventually(30*time.Second, "the wrong credential was refused", func() bool { return r.c.LogCount("token_sources.wrong", "no token") > 0 })
@@ -288,6 +354,9 @@ func (r *interopRow) assertNotHammered() {
 		if request.status >= 400 {
 			refused++
 		}
+	}
+	if r.way.binding == withCertificate {
+		refused = r.server.refusals(r.t, r.offer.client)
 	}
 	if refused == 0 || refused > most {
 		r.t.Errorf("the server has refused the wrong credential %d times, and %d are to be", refused, most)

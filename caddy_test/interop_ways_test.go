@@ -6,9 +6,10 @@ type interopWay struct {
 	word          string // for names
 	grant, client string // as the document has them
 	source        string // its options; a line whose {{…}} is nothing at a server is left out
-	transport     string // of inject_token, to the API
+	alg           string // of its key
 	binding       binding
 	person        bool
+	caller        bool // each caller brings a token of its own
 	wrong         wrongCredential
 }
 
@@ -24,12 +25,14 @@ const (
 	byCheck     = "check"     // for what needs nobody
 	byShow      = "show"      // for what must not be spent
 	byAuthorize = "authorize" // for what a person begins
+	byCaller    = "caller"    // the answer to the caller whose token it is
 )
 
 var (
-	wrongSecret   = wrongCredential{"client-secret", "invalid_client", byCheck}
-	wrongPassword = wrongCredential{"password", "invalid_grant", byCheck}
-	wrongKey      = wrongCredential{"key.pem", "invalid_client", byCheck}
+	wrongSecret      = wrongCredential{"client-secret", "invalid_client", byCheck}
+	wrongPassword    = wrongCredential{"password", "invalid_grant", byCheck}
+	wrongKey         = wrongCredential{"key.pem", "invalid_client", byCheck}
+	wrongCertificate = wrongCredential{"client.pem", "invalid_client", byCheck}
 )
 
 const (
@@ -37,6 +40,10 @@ const (
 	endpoints         = "token_url {{token}}\nrevoke_url {{revoke}}\n" + identity
 	identity          = "client_id {{client}}\nscope {{scope}}\n"
 	secretFile        = "client_secret {file.{{dir}}/client-secret}\n"
+	keyFile           = "private_key {file.{{dir}}/key.pem}\nkey_id " + keyID + "\n"
+	certificateFiles  = "transport http {\n tls_trust_pool file {{dir}}/ca.pem\n tls_client_auth {{dir}}/client.pem {{dir}}/client-key.pem\n}\n"
+	assertedBy        = "claim iss {{iss}}\nclaim sub {{sub}}\nclaim aud {{aud}}\n"
+	tokenExchange     = "grant token_exchange\n" + endpoints + secretFile
 	authorizationCode = "grant authorization_code\nauthorize_url {{authorize}}\n" + endpoints + "redirect_uri {{redirect}}\n"
 )
 
@@ -45,12 +52,35 @@ var theWays = []interopWay{
 	{word: "cc-basic", grant: "client_credentials", client: "client_secret_basic", source: clientCredentials + secretFile, wrong: wrongSecret},
 	{word: "cc-post", grant: "client_credentials", client: "client_secret_post", source: clientCredentials + secretFile + "client_auth client_secret_post\n", wrong: wrongSecret},
 	{word: "cc-query", grant: "client_credentials", client: "client_secret_query", source: clientCredentials + secretFile + "client_auth client_secret_query\n", wrong: wrongSecret},
+	{word: "cc-secret-jwt", grant: "client_credentials", client: "client_secret_jwt", source: clientCredentials + secretFile + "client_auth client_secret_jwt\n", wrong: wrongSecret},
+	{word: "cc-rs256", grant: "client_credentials", client: "private_key_jwt, RS256", alg: "RS256", source: clientCredentials + keyFile + "claim aud {{aud}}\n", wrong: wrongKey},
+	{word: "cc-ps256", grant: "client_credentials", client: "private_key_jwt, PS256", alg: "PS256", source: clientCredentials + keyFile + "signing_alg PS256\nclaim aud {{aud}}\n", wrong: wrongKey},
+	{word: "cc-es256", grant: "client_credentials", client: "private_key_jwt, ES256", alg: "ES256", source: clientCredentials + keyFile + "claim aud {{aud}}\n", wrong: wrongKey},
+	{word: "cc-eddsa", grant: "client_credentials", client: "private_key_jwt, EdDSA", alg: "EdDSA", source: clientCredentials + keyFile + "claim aud {{aud}}\n", wrong: wrongKey},
+	{
+		word: "cc-tls", grant: "client_credentials", client: "tls_client_auth, with tokens that are bound to the certificate", binding: withCertificate,
+		source: clientCredentials + "client_auth tls_client_auth\n" + certificateFiles, wrong: wrongCertificate,
+	},
+	{
+		word: "cc-self-signed", grant: "client_credentials", client: "self_signed_tls_client_auth, with tokens that are bound to the certificate", binding: withCertificate,
+		source: "grant client_credentials\nissuer {{issuer}}\n" + identity + "client_auth self_signed_tls_client_auth\n" + certificateFiles, wrong: wrongCertificate,
+	},
+	{word: "cc-dpop", grant: "client_credentials", client: "client_secret_basic, with DPoP", binding: withProof, source: clientCredentials + secretFile + "dpop\n", wrong: wrongSecret},
+	{
+		word: "cc-dpop-nonce", grant: "client_credentials", client: "client_secret_basic, with DPoP, where server and API want nonces", binding: withFreshProof,
+		source: clientCredentials + secretFile + "dpop\n", wrong: wrongSecret,
+	},
 	{word: "password", grant: "password", client: "client_secret_basic", source: "grant password\n" + endpoints + secretFile + "username peter\npassword {file.{{dir}}/password}\n", wrong: wrongPassword},
 	{
 		word: "code-secret", grant: "authorization_code", client: "client_secret_basic", source: authorizationCode + secretFile,
 		person: true, wrong: wrongCredential{"client-secret", "invalid_client", byAuthorize},
 	},
 	{word: "code-public", grant: "authorization_code", client: "none, with PKCE", source: authorizationCode, person: true},
+	{word: "code-dpop", grant: "authorization_code", client: "none, with PKCE and DPoP", source: authorizationCode + "dpop\n", binding: withProof, person: true},
+	{
+		word: "code-key", grant: "authorization_code", client: "private_key_jwt, RS256", alg: "RS256", source: authorizationCode + keyFile + "claim aud {{aud}}\n",
+		person: true, wrong: wrongCredential{"key.pem", "invalid_client", byAuthorize},
+	},
 	{word: "device-public", grant: "device_code", client: "none", source: "grant device_code\ndevice_url {{device}}\n" + endpoints, person: true},
 	{
 		word: "device-secret", grant: "device_code", client: "client_secret_basic", source: "grant device_code\ndevice_url {{device}}\n" + endpoints + secretFile,
@@ -59,6 +89,22 @@ var theWays = []interopWay{
 	{
 		word: "refresh", grant: "refresh_token", client: "client_secret_basic", source: "grant refresh_token\n" + endpoints + secretFile + "refresh_token {file.{{dir}}/refresh-token}\n",
 		wrong: wrongCredential{"refresh-token", "invalid_grant", byShow},
+	},
+	{
+		word: "exchange-file", grant: "token_exchange", client: "client_secret_basic, a token in a file", source: tokenExchange + "subject_token {file.{{dir}}/subject-token}\n",
+		wrong: wrongCredential{"subject-token", "invalid_grant", byCheck},
+	},
+	{
+		word: "exchange-caller", grant: "token_exchange", client: "client_secret_basic, each caller's own token", source: tokenExchange + "subject_token caller\n",
+		caller: true, wrong: wrongCredential{"", "invalid_token", byCaller},
+	},
+	{
+		word: "bearer", grant: "jwt_bearer", client: "none", alg: "RS256", source: "grant jwt_bearer\ntoken_url {{token}}\nscope {{scope}}\n" + keyFile + assertedBy,
+		wrong: wrongCredential{"key.pem", "invalid_grant", byCheck},
+	},
+	{
+		word: "bearer-secret", grant: "jwt_bearer", client: "client_secret_basic", alg: "RS256", source: "grant jwt_bearer\n" + endpoints + secretFile + keyFile + assertedBy,
+		wrong: wrongCredential{"key.pem", "invalid_grant", byCheck},
 	},
 }
 

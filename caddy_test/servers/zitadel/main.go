@@ -1,8 +1,8 @@
 // Command zitadel is the example server of zitadel/oidc, for tests: the service
 // user sid1 with the secret verysecret; the clients web and device with the
 // secret "secret", and native, which has none; the user peter with the password
-// verysecure; the service user "service", whose key is -service-key. An API asks it
-// about tokens as the client api.
+// verysecure. The client keyed and the service user "service" have the key of
+// -service-key. An API asks it about tokens as the client api.
 package main
 
 import (
@@ -38,13 +38,14 @@ func main() {
 	storage.RegisterClients(
 		storage.WebClient("web", "secret", redirects...),
 		storage.NativeClient("native", redirects...),
+		storage.WebClient("keyed", "", redirects...),
 		storage.DeviceClient("device", "secret"),
 		storage.WebClient("sid1", "verysecret"), // who wants to revoke must be a client as well
 		storage.WebClient("api", "secret"),
 	)
 	s := &store{
 		Storage: storage.NewStorage(users{storage.NewUserStore(issuer)}),
-		api:     []string{"web", "native", "device", "sid1", issuer},
+		api:     []string{"web", "native", "keyed", "device", "sid1", issuer},
 		key:     readKey(*serviceKey),
 	}
 	quiet := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -68,7 +69,7 @@ func readKey(file string) any {
 	return key
 }
 
-// store is the example's, with three things that its own cannot do.
+// store is the example's, with what its own cannot do.
 type store struct {
 	*storage.Storage
 	api []string // audiences of tokens that are for the client api
@@ -99,6 +100,20 @@ func (s *store) RevokeToken(ctx context.Context, token, user, client string) *oi
 	}
 	return err
 }
+
+// GetClientByClientID knows a client that the example has none of: one with a key.
+func (s *store) GetClientByClientID(ctx context.Context, id string) (op.Client, error) {
+	client, err := s.Storage.GetClientByClientID(ctx, id)
+	if err == nil && id == "keyed" {
+		return keyed{client}, nil
+	}
+	return client, err
+}
+
+// keyed is a client that proves itself by a key.
+type keyed struct{ op.Client }
+
+func (keyed) AuthMethod() oidc.AuthMethod { return oidc.AuthMethodPrivateKeyJWT }
 
 // GetKeyByIDAndClientID has a key that was made for this run.
 func (s *store) GetKeyByIDAndClientID(_ context.Context, id, _ string) (*jose.JSONWebKey, error) {
