@@ -89,7 +89,7 @@ func TestWhatAnUpstreamRepeatsDoesNotShowTheTokenInAnyEncoding(t *testing.T) {
 		"base64url":  base64.RawURLEncoding.EncodeToString([]byte("Bearer: " + awkwardToken)),
 		"long value": strings.Repeat("x", 2*mostShown) + awkwardToken,
 	} {
-		h := newHidden(&tokensource.Token{AccessToken: awkwardToken})
+		h := newHidden(awkwardToken)
 		header := http.Header{"X-Debug": {"you sent " + said + " to us"}}
 		h.inHeader(header)
 		if got := header.Get("X-Debug"); !strings.Contains(got, "[redacted]") {
@@ -99,18 +99,18 @@ func TestWhatAnUpstreamRepeatsDoesNotShowTheTokenInAnyEncoding(t *testing.T) {
 	for _, innocent := range []string{
 		"default-src 'self'; img-src *", "session=3f2a9c0b1d7e4a58a6f0c2d4e6b8a0f1; Path=/; HttpOnly", "text/html; charset=utf-8", `W/"5f-100%"`,
 	} {
-		if got := newHidden(&tokensource.Token{AccessToken: awkwardToken}).in(innocent); got != innocent {
+		if got := newHidden(awkwardToken).in(innocent); got != innocent {
 			t.Errorf("%q became %q", innocent, got)
 		}
 	}
 }
 
 func TestWhatRepeatsTheURLIsLookedThroughMoreClosely(t *testing.T) {
-	in, m := newInjection(nil, []string{"access_token"})
+	in, m := newInjection(nil, []string{"access_token"}, nil)
 	if m != nil {
 		t.Fatal(m)
 	}
-	h := newHidden(&tokensource.Token{AccessToken: awkwardToken})
+	h := newHidden(awkwardToken)
 	packed := base64.RawURLEncoding.EncodeToString([]byte("/api?access_token=" + url.QueryEscape(awkwardToken)))
 	header := http.Header{"Location": {"/login?state=" + packed}}
 	in.scrub(header, h)

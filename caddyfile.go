@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"math"
+	"net/textproto"
 	"regexp"
 	"slices"
 	"strconv"
@@ -26,6 +27,7 @@ const directiveForm = "write inject_token [MATCHER] NAME UPSTREAM…, such as in
 //	inject_token [<matcher>] <name> <upstreams...> {
 //	    header          <field> [<format>]
 //	    query           <param>
+//	    basic           <user> <password>
 //	    replay_on       <statuses...>|off
 //	    replay_buffer   <size>
 //	    wait            <duration>
@@ -145,7 +147,14 @@ func (t *Transport) checkNamedSources(h httpcaddyfile.Helper) *mistake {
 			return wrong("upstream_source", "%v", unknownSource(name, sources))
 		}
 	}
-	return checkPatterns(t.SourcePatterns, sources)
+	if m := checkPatterns(t.SourcePatterns, sources); m != nil {
+		return m
+	}
+	in, m := newInjection(t.Headers, t.Query, t.Basic)
+	if m != nil {
+		return m
+	}
+	return in.checkFormats(t.namedSources(sources), sources)
 }
 
 // parseReverseProxy hands what is left of the block to reverse_proxy.
@@ -215,6 +224,7 @@ func (t *Transport) wrap(handler *reverseproxy.Handler) error {
 //	transport inject_token <name> {
 //	    header          <field> [<format>]
 //	    query           <param>
+//	    basic           <user> <password>
 //	    replay_on       <statuses...>|off
 //	    replay_buffer   <size>
 //	    wait            <duration>
@@ -280,10 +290,11 @@ var transportOptions = map[string]transportOption{
 		h := HeaderInjection{Field: args[0]}
 		if len(args) == 2 {
 			if args[1] == "" {
-				return r.errf("the format is empty; it must hold {token}")
+				return r.errf("the format is empty; without it %s holds the token", args[0])
 			}
 			h.Format = args[1]
 		}
+		r.named(textproto.CanonicalMIMEHeaderKey(args[0]))
 		t.Headers = append(t.Headers, h)
 		return nil
 	}},
@@ -292,6 +303,13 @@ var transportOptions = map[string]transportOption{
 			return r.errf("write query PARAM")
 		}
 		t.Query = append(t.Query, args[0])
+		return nil
+	}},
+	"basic": {set: func(r *optionReader, t *Transport, args []string) error {
+		if len(args) != 2 {
+			return r.errf("write basic USER PASSWORD, of which one is or holds {token}")
+		}
+		t.Basic = &BasicInjection{Username: args[0], Password: args[1]}
 		return nil
 	}},
 	"wait": {set: func(r *optionReader, t *Transport, args []string) error {

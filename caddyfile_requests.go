@@ -90,7 +90,7 @@ func parseTokenResponse(r *optionReader, s *Source, args []string) error {
 }
 
 func equalsZero(t *TokenResponse) bool {
-	return t.AccessToken == "" && t.RefreshToken == "" && t.ExpiresIn == "" && t.ExpiresAt == "" && t.Error == ""
+	return t.AccessToken == "" && t.RefreshToken == "" && t.ExpiresIn == "" && t.ExpiresAt == "" && t.Error == "" && t.Expose == nil
 }
 
 var responseOptions = map[string]blockOption[TokenResponse]{
@@ -120,5 +120,19 @@ var responseOptions = map[string]blockOption[TokenResponse]{
 		}
 		t.ErrorOK = args[1:]
 		return r.text(&t.Error, args[:1])
+	}},
+	"expose": {repeats: true, set: func(r *optionReader, t *TokenResponse, args []string) error {
+		if len(args) != 2 {
+			return r.errf("write expose NAME PATH")
+		}
+		if t.Expose[args[0]] != "" {
+			return r.errf("%s is exposed twice", args[0])
+		}
+		if t.Expose == nil {
+			t.Expose = make(map[string]string)
+		}
+		r.named(args[0])
+		t.Expose[args[0]] = args[1]
+		return nil
 	}},
 }

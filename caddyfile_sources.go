@@ -66,6 +66,7 @@ import (
 //	            expires_in    <path> [s|ms|m|h]
 //	            expires_at    <path> [unix|unix_ms|rfc3339]
 //	            error         <path> [<ok_values...>]
+//	            expose        <name> <path>
 //	        }
 //	        default_lifetime <duration>
 //	        refresh_at       <percent>

@@ -32,7 +32,7 @@ func callerToken(req *http.Request) string {
 
 // ofCaller returns the use of a source for one caller, whose token is exchanged.
 func (u *use) ofCaller(token string) *use {
-	return &use{name: u.name, identity: u.identity, refresher: u.refresher.Of(token), caller: token, outcomes: u.outcomes}
+	return &use{name: u.name, identity: u.identity, refresher: u.refresher.Of(token), caller: token, others: u.others, outcomes: u.outcomes}
 }
 
 // takeCallerToken takes the caller's own token off a request: it is for us alone.

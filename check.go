@@ -2,6 +2,7 @@ package injecttoken
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -27,6 +28,7 @@ func wrong(option, format string, args ...any) *mistake {
 
 var (
 	sourceName   = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
+	exposedName  = regexp.MustCompile(`^[a-z0-9_]+$`)
 	responsePath = regexp.MustCompile(`^[^.\s]+(\.[^.\s]+)*$`)
 )
 
@@ -278,6 +280,14 @@ func (s *Source) checkResponse() *mistake {
 		bare := f.name == "access_token" && f.path == "." // a body that is nothing but a token
 		if f.path != "" && !bare && !responsePath.MatchString(f.path) {
 			return wrong("token_response "+f.name, "%q is not a path such as data.token", f.path)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Expose)) {
+		switch path := r.Expose[name]; {
+		case !exposedName.MatchString(name):
+			return wrong("token_response expose", "the name %q has other signs than lower-case letters, digits and _", name)
+		case !responsePath.MatchString(path):
+			return wrong("token_response expose "+name, "%q is not a path such as data.token", path)
 		}
 	}
 	if _, ok := expiresInUnits[r.ExpiresInUnit]; !ok {

@@ -125,6 +125,8 @@ func TestAWrongSourceInJSONIsRefused(t *testing.T) {
 
 		{"a path that is none", fields{"token_response": `{"access_token": "data..token"}`}, `token_response access_token: "data..token" is not a path such as data.token`},
 		{"an unknown unit", fields{"token_response": `{"expires_in": "ttl", "expires_in_unit": "days"}`}, `token_response expires_in: unknown unit "days"; there are s, ms, m and h`},
+		{"a name to expose that is none", fields{"token_response": `{"expose": {"Host": "host"}}`}, `token_response expose: the name "Host" has other signs than lower-case letters, digits and _`},
+		{"the whole answer exposed", fields{"token_response": `{"expose": {"host": "."}}`}, `token_response expose host: "." is not a path such as data.token`},
 		{"an unknown format", fields{"token_response": `{"expires_at": "until", "expires_at_format": "iso"}`}, `token_response expires_at: unknown format "iso"; there are unix, unix_ms and rfc3339`},
 
 		{"a negative default_lifetime", fields{"default_lifetime": `"-5s"`}, "default_lifetime: this must be more than 0"},
@@ -153,7 +155,7 @@ func TestWhatIsNoSourceInJSONIsRefused(t *testing.T) {
 		{"an unknown field of a source", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"provider_key": `"CANARY"`}) + `}}`, `decoding module config: token_sources: json: unknown field "provider_key"`},
 		{"an unknown field of a request", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"token_request": `{"body": "CANARY"}`}) + `}}`, `decoding module config: token_sources: json: unknown field "body"`},
 		{"an unknown field of a param", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"params": `[{"name": "key", "vlaue": "CANARY"}]`}) + `}}`, `decoding module config: token_sources: json: unknown field "vlaue"`},
-		{"an unknown field of an answer", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"token_response": `{"expose": {}}`}) + `}}`, `decoding module config: token_sources: json: unknown field "expose"`},
+		{"an unknown field of an answer", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"token_response": `{"exposes": {}}`}) + `}}`, `decoding module config: token_sources: json: unknown field "exposes"`},
 		{"an unknown field of its transport", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"transport": `{"proxy": "CANARY"}`}) + `}}`, `decoding module config: token_sources: json: unknown field "proxy"`},
 		{"a secret that is a number", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"client_secret": "2026112319"}) + `}}`, "decoding module config: token_sources: json: cannot unmarshal number into Go struct field Source.sources.client_secret of type string"},
 	} {
@@ -200,8 +202,14 @@ func TestAWrongTransportInJSONIsRefused(t *testing.T) {
 		{"a header without a name", crm, `"source": "crm", "headers": [{}]`, upstream, `header: "" is not the name of a header field`},
 		{"a header with a colon", crm, `"source": "crm", "headers": [{"field": "X-Key:"}]`, upstream, `header: "X-Key:" is not the name of a header field`},
 		{"a header of the connection", crm, `"source": "crm", "headers": [{"field": "te"}]`, upstream, "header: te belongs to the connection, so a token in it would not arrive; use another field, such as Authorization"},
-		{"a format without the token", crm, `"source": "crm", "headers": [{"field": "X-Key", "format": "Key"}]`, upstream, "header: the format of X-Key does not hold {token}"},
-		{"a format with a placeholder of a request", crm, `"source": "crm", "headers": [{"field": "X-Key", "format": "{token} {http.request.host}"}]`, upstream, "header: the format of X-Key can hold {token} and no other braces"},
+		{"a format without the token", crm, `"source": "crm", "headers": [{"field": "X-Key", "format": "Key"}]`, upstream, "header: the format of X-Key does not hold {token}, nor does any other"},
+		{"a format with a placeholder of a request", crm, `"source": "crm", "headers": [{"field": "X-Key", "format": "{token} {http.request.host}"}]`, upstream, "header: the format of X-Key holds an unknown placeholder in braces; there are {token}, {response.NAME}, {source.NAME}, {env.*}, {file.*} and {system.*}, and \\{ is a brace that means itself"},
+		{"a format with what is not exposed", crm, `"source": "crm", "headers": [{"field": "X-Key", "format": "{token} {response.host}"}]`, upstream, "header: the format of X-Key: {response.host} stands for nothing, for the source crm does not expose it; write token_response { expose host PATH } there"},
+		{"a format with an unknown source", crm, `"source": "crm", "headers": [{"field": "X-Key", "format": "{token} {source.cmr}"}]`, upstream, `header: the format of X-Key: no token source is named "cmr"; did you mean crm?`},
+		{"basic without the token", crm, `"source": "crm", "basic": {"username": "robot", "password": "x"}`, upstream, "basic: the format of Authorization does not hold {token}, nor does any other"},
+		{"basic with a colon", crm, `"source": "crm", "basic": {"username": "robot:x", "password": "{token}"}`, upstream, "basic: the user holds a colon, which would end it"},
+		{"basic with a line break", crm, `"source": "crm", "basic": {"username": "robot\r\nX", "password": "{token}"}`, upstream, "basic: the format of Authorization holds control characters"},
+		{"basic beside Authorization", crm, `"source": "crm", "headers": [{"field": "authorization"}], "basic": {"username": "x", "password": "{token}"}`, upstream, "basic: Authorization is set twice"},
 		{"a format with control characters", crm, `"source": "crm", "headers": [{"field": "X-Key", "format": "{token}\r\nX: y"}]`, upstream, "header: the format of X-Key holds control characters"},
 		{"a header twice", crm, `"source": "crm", "headers": [{"field": "X-Key"}, {"field": "x-key"}]`, upstream, "header: X-Key is set twice"},
 		{"a parameter without a name", crm, `"source": "crm", "query": [""]`, upstream, "query: the name of the parameter is empty"},
@@ -223,7 +231,7 @@ func TestAWrongTransportInJSONIsRefused(t *testing.T) {
 			}
 		})
 	}
-	for _, field := range []string{"replay_off", "source_patterns", "upstream_source", "basic", "allow_host"} {
+	for _, field := range []string{"replay_off", "source_patterns", "upstream_source", "basics", "allow_host"} {
 		got := refusal(t, proxyJSON(crm, `{"protocol": "inject_token", "source": "crm", "`+field+`": "401"}`, upstream))
 		if want := `unknown field "` + field + `"`; !strings.Contains(got, want) {
 			t.Errorf("the error of %s is\n%s", field, got)

@@ -6,11 +6,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync/atomic"
 
 	"golang.org/x/net/http/httpguts"
-
-	"github.com/caddytoken/inject-token/tokensource"
 )
 
 // HeaderInjection is a header field that holds the token.
@@ -18,12 +15,13 @@ type HeaderInjection struct {
 	// The name of the field.
 	Field string `json:"field"`
 
-	// Its value, in which `{token}` stands for the token. Default: `Bearer
-	// {token}` of the field Authorization, `{token}` of others.
+	// Its value. In it `{token}` stands for the token, `{response.NAME}` for what
+	// the source exposes of the answer that had it, `{source.NAME}` for the token
+	// of another source; and there are `{env.*}`, `{file.*}` and `{system.*}`,
+	// which are looked at again each second. Default: `Bearer {token}` of the
+	// field Authorization, `{token}` of others.
 	Format string `json:"format,omitempty"`
 }
-
-const tokenPlaceholder = "{token}"
 
 // framing are the fields that belong to a connection or frame a message.
 var framing = []string{
@@ -41,17 +39,11 @@ func (h HeaderInjection) check() *mistake {
 		return wrong("header", "%q is not the name of a header field", h.Field)
 	case isFraming(h.Field):
 		return wrong("header", "%s belongs to the connection, so a token in it would not arrive; use another field, such as Authorization", h.Field)
-	case !strings.Contains(h.format(), tokenPlaceholder):
-		return wrong("header", "the format of %s does not hold {token}", h.Field)
-	case strings.ContainsAny(strings.ReplaceAll(h.format(), tokenPlaceholder, ""), "{}"):
-		return wrong("header", "the format of %s can hold {token} and no other braces", h.Field)
-	case !httpguts.ValidHeaderFieldValue(h.format()):
-		return wrong("header", "the format of %s holds control characters", h.Field)
 	}
 	return nil
 }
 
-func (h HeaderInjection) format() string {
+func (h HeaderInjection) text() string {
 	switch {
 	case h.Format != "":
 		return h.Format
@@ -65,20 +57,15 @@ func (h HeaderInjection) format() string {
 // then only read, by any number of requests.
 type injection struct {
 	fields  []string // canonical names
-	formats []string // one for each of fields
+	formats []format // one for each of fields
 	params  []string
+	sources []string // others, whose tokens stand in formats
+	changes bool     // whether a format holds what may change while the token does not
 }
 
-// formed is the header values of one token: made once, they cost a request
-// nothing. The slices are shared between requests and never written to.
-type formed struct {
-	token  *tokensource.Token
-	values [][]string
-	hidden hidden
-}
-
-func newInjection(headers []HeaderInjection, params []string) (*injection, *mistake) {
-	if len(headers) == 0 && len(params) == 0 {
+// newInjection reads all that says where the token stands.
+func newInjection(headers []HeaderInjection, params []string, basic *BasicInjection) (*injection, *mistake) {
+	if len(headers) == 0 && len(params) == 0 && basic == nil {
 		headers = []HeaderInjection{{Field: "Authorization"}}
 	}
 	in := &injection{params: params}
@@ -86,12 +73,25 @@ func newInjection(headers []HeaderInjection, params []string) (*injection, *mist
 		if m := h.check(); m != nil {
 			return nil, m
 		}
-		field := textproto.CanonicalMIMEHeaderKey(h.Field)
-		if slices.Contains(in.fields, field) {
-			return nil, wrong("header", "%s is set twice", field)
+		f, m := newFormat("header", h.Field, h.text())
+		if m != nil {
+			return nil, m
 		}
-		in.fields = append(in.fields, field)
-		in.formats = append(in.formats, h.format())
+		if h.Format == "" && f.field == "Authorization" {
+			f.bound = boundFormat
+		}
+		if m := in.add(f); m != nil {
+			return nil, m
+		}
+	}
+	if basic != nil {
+		f, m := newBasic(basic)
+		if m != nil {
+			return nil, m
+		}
+		if m := in.add(f); m != nil {
+			return nil, m
+		}
 	}
 	for i, p := range params {
 		if p == "" {
@@ -102,6 +102,34 @@ func newInjection(headers []HeaderInjection, params []string) (*injection, *mist
 		}
 	}
 	return in, nil
+}
+
+func (in *injection) add(f format) *mistake {
+	if slices.Contains(in.fields, f.field) {
+		return wrong(f.option, "%s is set twice", f.field)
+	}
+	in.fields = append(in.fields, f.field)
+	in.formats = append(in.formats, f)
+	for _, name := range f.names(sourcePrefix) {
+		if !slices.Contains(in.sources, name) {
+			in.sources = append(in.sources, name)
+		}
+	}
+	in.changes = in.changes || f.changes()
+	return nil
+}
+
+// checkToken wants the token to stand somewhere.
+func (in *injection) checkToken() *mistake {
+	if len(in.params) > 0 {
+		return nil
+	}
+	for _, f := range in.formats {
+		if slices.Contains(f.names(""), "token") {
+			return nil
+		}
+	}
+	return in.formats[0].wrong("the format of %s does not hold {token}, nor does any other", in.formats[0].field)
 }
 
 // present says whether the caller has put a value of its own anywhere that the
@@ -169,29 +197,15 @@ func (in *injection) clean(out *http.Request) {
 
 var unending = strings.NewReplacer("#", "%23", " ", "%20")
 
-// put puts the token into a clean request, and returns what is to be hidden.
-func (in *injection) put(req *http.Request, token *tokensource.Token, cache *atomic.Pointer[formed]) hidden {
-	formed := in.formedOf(token, cache)
-	for i, values := range formed.values {
+// put puts what was formed of a token into a clean request.
+func (in *injection) put(req *http.Request, f *formed) {
+	for i, values := range f.values {
 		req.Header[in.fields[i]] = values
 	}
 	for _, name := range in.params {
 		if req.URL.RawQuery != "" {
 			req.URL.RawQuery += "&"
 		}
-		req.URL.RawQuery += url.QueryEscape(name) + "=" + url.QueryEscape(token.AccessToken)
+		req.URL.RawQuery += url.QueryEscape(name) + "=" + url.QueryEscape(f.token.AccessToken)
 	}
-	return formed.hidden
-}
-
-func (in *injection) formedOf(token *tokensource.Token, cache *atomic.Pointer[formed]) *formed {
-	if f := cache.Load(); f != nil && f.token == token {
-		return f
-	}
-	f := &formed{token: token, hidden: newHidden(token)}
-	for _, format := range in.formats {
-		f.values = append(f.values, []string{strings.ReplaceAll(format, tokenPlaceholder, token.AccessToken)})
-	}
-	cache.Store(f)
-	return f
 }

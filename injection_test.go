@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/caddytoken/inject-token/tokensource"
@@ -38,7 +37,7 @@ func TestOnlyOurParameterIsTakenOutOfAQuery(t *testing.T) {
 }
 
 func TestTheTokenIsTakenOutOfReflectedURLs(t *testing.T) {
-	in, m := newInjection(nil, []string{"access_token"})
+	in, m := newInjection(nil, []string{"access_token"}, nil)
 	if m != nil {
 		t.Fatal(m)
 	}
@@ -60,20 +59,20 @@ func TestTheTokenIsTakenOutOfReflectedURLs(t *testing.T) {
 		{"Location", "?access_token=x", "?"},
 	} {
 		header := http.Header{c.field: {c.value}}
-		in.scrub(header, newHidden(token))
+		in.scrub(header, newHidden(token.AccessToken))
 		if got := header.Get(c.field); got != c.want {
 			t.Errorf("%s: %q became %q, want %q", c.field, c.value, got, c.want)
 		}
 	}
 	header := http.Header{"Location": {"/login?state=" + base64.StdEncoding.EncodeToString([]byte("/a?access_token=s3cr3t/t+ken"))}}
-	in.scrub(header, newHidden(token))
+	in.scrub(header, newHidden(token.AccessToken))
 	if left, _ := base64.StdEncoding.DecodeString(strings.TrimPrefix(header.Get("Location"), "/login?state=")); strings.Contains(string(left), "s3cr3t") {
 		t.Errorf("the token is left in %s", header.Get("Location"))
 	}
 }
 
 func TestACallersOwnCredentialIsRemovedInEveryDisguise(t *testing.T) {
-	in, m := newInjection([]HeaderInjection{{Field: "x-api-key"}, {Field: "Authorization"}}, []string{"key"})
+	in, m := newInjection([]HeaderInjection{{Field: "x-api-key"}, {Field: "Authorization"}}, []string{"key"}, nil)
 	if m != nil {
 		t.Fatal(m)
 	}
@@ -84,7 +83,7 @@ func TestACallersOwnCredentialIsRemovedInEveryDisguise(t *testing.T) {
 	req.Header.Set("X-Other", "stays")
 	_, out := in.newAttempt(req)
 	in.clean(out)
-	in.put(out, &tokensource.Token{AccessToken: "ours"}, new(atomic.Pointer[formed]))
+	in.put(out, in.form("crm", &tokensource.Token{AccessToken: "ours"}, nil))
 	want := http.Header{"X-Api-Key": {"ours"}, "Authorization": {"Bearer ours"}, "X-Other": {"stays"}}
 	if len(out.Header) != len(want) {
 		t.Errorf("sent %v, want %v", out.Header, want)
@@ -100,15 +99,14 @@ func TestACallersOwnCredentialIsRemovedInEveryDisguise(t *testing.T) {
 }
 
 func TestHeaderValuesFollowTheToken(t *testing.T) {
-	in, m := newInjection([]HeaderInjection{{Field: "Authorization", Format: "token {token}"}}, nil)
+	in, m := newInjection([]HeaderInjection{{Field: "Authorization", Format: "token {token}"}}, nil, nil)
 	if m != nil {
 		t.Fatal(m)
 	}
-	cache := new(atomic.Pointer[formed])
 	for _, access := range []string{"one", "two", "one"} {
 		_, out := in.newAttempt(newTestRequest(t, http.MethodGet, "", nil))
 		in.clean(out)
-		in.put(out, &tokensource.Token{AccessToken: access}, cache)
+		in.put(out, in.form("crm", &tokensource.Token{AccessToken: access}, nil))
 		if got := out.Header.Get("Authorization"); got != "token "+access {
 			t.Errorf("sent %q with the token %s", got, access)
 		}

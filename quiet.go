@@ -21,29 +21,32 @@ const leastShown = 8
 // for every encoding of a token; in longer ones it is looked for as it is.
 const mostShown = 8 << 10
 
-// hidden is a token that upstreams must not show. It sees at a glance that most
-// texts do not hold it.
+// hidden is what upstreams must not show: the token, and other secrets that went
+// with it. It sees at a glance that most texts hold none.
 type hidden struct {
-	token   string
-	needles []string // one of which stands in every text that holds the token
+	secrets []string
+	needles []string // one of which stands in every text that holds a secret
 }
 
-func newHidden(token *tokensource.Token) hidden {
-	secret := token.AccessToken
-	if len(secret) < leastShown {
-		return hidden{}
+func newHidden(secrets ...string) (h hidden) {
+	for _, secret := range secrets {
+		if len(secret) < leastShown {
+			continue
+		}
+		// What escapes leave as it is, and what is the same of every text that holds
+		// the secret, in base64 and in hex.
+		h.secrets = append(h.secrets, secret)
+		h.needles = append(h.needles, longestWord(secret), fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret))
+		for skipped := range 3 {
+			digits := len(secret[skipped:]) * 8 / 24 * 4
+			h.needles = append(h.needles,
+				base64.StdEncoding.EncodeToString([]byte(secret[skipped:]))[:digits],
+				base64.URLEncoding.EncodeToString([]byte(secret[skipped:]))[:digits])
+		}
 	}
-	// What escapes leave as it is, and what is the same of every text that holds
-	// the token, in base64 and in hex.
-	needles := []string{longestWord(secret), fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret)}
-	for skipped := range 3 {
-		digits := len(secret[skipped:]) * 8 / 24 * 4
-		needles = append(needles,
-			base64.StdEncoding.EncodeToString([]byte(secret[skipped:]))[:digits],
-			base64.URLEncoding.EncodeToString([]byte(secret[skipped:]))[:digits])
-	}
-	slices.Sort(needles)
-	return hidden{secret, slices.Compact(needles)}
+	slices.Sort(h.needles)
+	h.needles = slices.Compact(h.needles)
+	return h
 }
 
 // longestWord returns the longest part of a text that no encoding of an escape
@@ -75,14 +78,18 @@ func (h hidden) in(text string) string {
 
 // scrubbed is in without the glance.
 func (h hidden) scrubbed(text string) string {
-	if len(h.token) < leastShown {
-		return text
+	for _, secret := range h.secrets {
+		text = withoutSecret(text, secret)
 	}
+	return text
+}
+
+func withoutSecret(text, secret string) string {
 	if len(text) <= mostShown {
-		return tokensource.Scrub(text, h.token)
+		return tokensource.Scrub(text, secret)
 	}
-	quoted := strconv.Quote(h.token)
-	for _, form := range []string{h.token, url.QueryEscape(h.token), url.PathEscape(h.token), quoted[1 : len(quoted)-1]} {
+	quoted := strconv.Quote(secret)
+	for _, form := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret), quoted[1 : len(quoted)-1]} {
 		text = strings.ReplaceAll(text, form, "[redacted]")
 	}
 	return text

@@ -1,6 +1,7 @@
 package injecttoken
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"slices"
@@ -8,8 +9,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
-
-	"github.com/caddytoken/inject-token/tokensource"
 )
 
 // DefaultReplayBuffer is the largest request body that can be sent once more,
@@ -36,7 +35,7 @@ func (t *Transport) checkReplay() *mistake {
 }
 
 // refuses says whether an answer means that the token is dead. A token that
-// lacks a scope is not.
+// lacks a scope is not, nor one whose proof lacked a nonce.
 func (t *Transport) refuses(resp *http.Response) bool {
 	switch {
 	case resp.StatusCode < 300:
@@ -46,7 +45,7 @@ func (t *Transport) refuses(resp *http.Response) bool {
 		return false
 	}
 	for _, challenge := range resp.Header["Www-Authenticate"] {
-		if strings.Contains(challenge, "insufficient_scope") {
+		if strings.Contains(challenge, "insufficient_scope") || strings.Contains(challenge, "use_dpop_nonce") {
 			return false
 		}
 	}
@@ -59,8 +58,13 @@ func (t *Transport) refuses(resp *http.Response) bool {
 //
 // A token that another request, or another node, had got before may have been
 // revoked with the first one. Only then the request is sent a third time.
-func (t *Transport) replay(req *http.Request, refusal *http.Response, body *body, use *use, token *tokensource.Token, began time.Time, again bool) (*http.Response, error) {
+//
+// Where tokens of other sources stand beside it, nobody knows which one was refused:
+// all are reported.
+func (t *Transport) replay(req *http.Request, refusal *http.Response, body *body, use *use, sent *formed, began time.Time, again bool) (*http.Response, error) {
+	token := sent.token
 	caused := use.refresher.Report(token)
+	othersCaused := use.reportOthers(sent)
 	if t.replayOff() || !body.hold(req.Context()) {
 		use.tell(req, refused)
 		return refusal, nil
@@ -74,8 +78,15 @@ func (t *Transport) replay(req *http.Request, refusal *http.Response, body *body
 			next, fresh = use.refresher.Replacement(ctx, token)
 		}
 	}
+	if replaced := use.replaceOthers(ctx, sent); next == nil && replaced {
+		next, fresh = use.refresher.Current(), true
+	}
 	cancel()
-	if next == nil {
+	var formed *formed
+	if next != nil {
+		formed, _ = t.form(req.Context(), use, next, began)
+	}
+	if formed == nil || formed.err != nil {
 		body.letGo()
 		use.tell(req, refused)
 		return refusal, nil
@@ -84,7 +95,10 @@ func (t *Transport) replay(req *http.Request, refusal *http.Response, body *body
 	attempt, out := t.injection.newAttempt(req)
 	t.clean(out, use)
 	body.attach(out)
-	resp, err := t.inject(attempt, out, use, next)
+	resp, err := t.inject(attempt, out, formed)
+	if err == nil && wantsNonce(resp, formed.token) {
+		resp, err = t.proveAgain(req, resp, body, use, formed)
+	}
 	if _, ok := errors.AsType[reverseproxy.DialError](err); ok && body != nil {
 		// reverse_proxy would try the next upstream, with a body that was read.
 		use.tell(req, refused)
@@ -103,13 +117,54 @@ func (t *Transport) replay(req *http.Request, refusal *http.Response, body *body
 		if caused {
 			use.refresher.Cured()
 		}
+		for _, other := range othersCaused {
+			other.refresher.Cured()
+		}
 	case !fresh && !again:
-		return t.replay(req, resp, body, use, next, began, true)
+		return t.replay(req, resp, body, use, formed, began, true)
 	default:
 		use.tell(req, refused)
 		use.refresher.Report(next)
+		use.reportOthers(formed)
 	}
 	return resp, err
+}
+
+// proveAgain sends a request once more whose proof lacked the API's nonce. The token is
+// not refused by that. Where the body cannot be sent twice, the next request has the
+// nonce.
+func (t *Transport) proveAgain(req *http.Request, refusal *http.Response, body *body, use *use, formed *formed) (*http.Response, error) {
+	if t.replayOff() || !body.hold(req.Context()) {
+		return refusal, nil
+	}
+	refusal.Body.Close()
+	body.rewind()
+	attempt, out := t.injection.newAttempt(req)
+	t.clean(out, use)
+	body.attach(out)
+	return t.inject(attempt, out, formed)
+}
+
+// reportOthers reports the tokens of other sources, and returns those sources of
+// which this was the cause of a token request.
+func (u *use) reportOthers(sent *formed) (caused []*use) {
+	for i, other := range u.others {
+		if other.refresher.Report(sent.others[i]) {
+			caused = append(caused, other)
+		}
+	}
+	return caused
+}
+
+// replaceOthers waits for what takes the place of the tokens of other sources that
+// were reported, and says whether there is any.
+func (u *use) replaceOthers(ctx context.Context, sent *formed) (replaced bool) {
+	for i, other := range u.others {
+		if next, _ := other.refresher.Replacement(ctx, sent.others[i]); next != nil {
+			replaced = true
+		}
+	}
+	return replaced
 }
 
 func (t *Transport) replayOff() bool { return t.ReplayOn != nil && len(t.ReplayOn) == 0 }

@@ -15,7 +15,7 @@ import (
 // newTestBody is a body of a request with what its caller sends.
 func newTestBody(t *testing.T, source io.Reader, limit int64) (*http.Request, *body) {
 	t.Helper()
-	in, m := newInjection(nil, nil)
+	in, m := newInjection(nil, nil, nil)
 	if m != nil {
 		t.Fatal(m)
 	}
@@ -139,7 +139,7 @@ func (c *closingBody) Close() error { c.closed++; return nil }
 
 func TestTheSourceIsClosedWithTheLastView(t *testing.T) {
 	for _, closedFirst := range []bool{false, true} {
-		in, _ := newInjection(nil, nil)
+		in, _ := newInjection(nil, nil, nil)
 		source := &closingBody{Reader: strings.NewReader("text")}
 		req := newTestRequest(t, http.MethodPost, "", source)
 		req.Body = source
@@ -169,7 +169,7 @@ func TestTheSourceIsClosedWithTheLastView(t *testing.T) {
 }
 
 func TestEachAttemptHasTrailersOfItsOwn(t *testing.T) {
-	in, _ := newInjection(nil, nil)
+	in, _ := newInjection(nil, nil, nil)
 	req := newTestRequest(t, http.MethodPost, "", nil)
 	req.Trailer = http.Header{"X-Sum": nil, "Authorization": nil}
 	req.Body = io.NopCloser(&fills{strings.NewReader("text"), req.Trailer})

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -24,10 +23,11 @@ import (
 type use struct {
 	name      string
 	identity  identity
-	refresher *refresher.Refresher   // nil: none
-	perCaller bool                   // whether each caller's token is exchanged
-	caller    string                 // of whom it is, where it is one of them
-	formed    atomic.Pointer[formed] // of its newest token
+	refresher *refresher.Refresher // nil: none
+	perCaller bool                 // whether each caller's token is exchanged
+	caller    string               // of whom it is, where it is one of them
+	others    []*use               // whose tokens stand beside its own
+	formed    formedCache
 	outcomes
 }
 
@@ -46,7 +46,7 @@ func (u *use) successor() *use {
 	if next == nil || next.identity() != u.identity || next.refresher == u.refresher {
 		return nil
 	}
-	heir := &use{name: u.name, identity: u.identity, refresher: next.refresher, outcomes: u.outcomes}
+	heir := &use{name: u.name, identity: u.identity, refresher: next.refresher, others: u.others, outcomes: u.outcomes}
 	if u.caller != "" {
 		return heir.ofCaller(u.caller)
 	}
@@ -90,6 +90,9 @@ func newSelection(t *Transport, app *App) (*selection, error) {
 		}
 		return uses[name], nil
 	}
+	if m := t.injection.checkFormats(t.namedSources(app.Sources), app.Sources); m != nil {
+		return nil, m
+	}
 	var err error
 	for upstream, name := range t.UpstreamSources {
 		u, err := find(name)
@@ -103,8 +106,10 @@ func newSelection(t *Transport, app *App) (*selection, error) {
 		}
 	}
 	if !isTemplate(t.Source) {
-		s.always, err = find(t.Source)
-		return s, err
+		if s.always, err = find(t.Source); err != nil {
+			return nil, err
+		}
+		return s, s.addOthers(t.injection.sources, uses, find)
 	}
 	if m := checkPatterns(t.SourcePatterns, app.Sources); m != nil {
 		return nil, m
@@ -117,7 +122,38 @@ func newSelection(t *Transport, app *App) (*selection, error) {
 			return nil, err
 		}
 	}
-	return s, nil
+	return s, s.addOthers(t.injection.sources, uses, find)
+}
+
+// addOthers gives each use the sources whose tokens stand beside its own.
+func (s *selection) addOthers(names []string, uses map[string]*use, find func(string) (*use, error)) error {
+	own := slices.Collect(maps.Values(uses))
+	var others []*use
+	for _, name := range names {
+		other, err := find(name)
+		if err != nil {
+			return err
+		}
+		if other.perCaller {
+			return wrong("header", "the source %s has a token for each caller, and none that {source.%[1]s} could stand for", name)
+		}
+		others = append(others, other)
+	}
+	for _, u := range own {
+		u.others = others
+	}
+	return nil
+}
+
+// namedSources returns those of the sources whose tokens the transport injects.
+func (t *Transport) namedSources(all map[string]*Source) map[string]*Source {
+	named := make(map[string]*Source)
+	for name, s := range all {
+		if name == t.Source || isTemplate(t.Source) && matchesAny(name, t.SourcePatterns) || slices.Contains(slices.Collect(maps.Values(t.UpstreamSources)), name) {
+			named[name] = s
+		}
+	}
+	return named
 }
 
 // addressOf is an upstream's address as it is dialed, in one form.

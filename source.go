@@ -258,6 +258,12 @@ type TokenResponse struct {
 
 	// The values of that field that mean no error.
 	ErrorOK []string `json:"error_ok,omitempty"`
+
+	// Further values of the answer, by names of lower-case letters, digits and
+	// `_`: their paths. They stand in the format of a header field as
+	// `{response.NAME}`. They are kept with the token, and are not treated as
+	// secrets; a token cannot be one of them.
+	Expose map[string]string `json:"expose,omitempty"`
 }
 
 // expiresInUnits are the units that expires_in may have.
@@ -333,6 +339,7 @@ func (s *Source) obtainer(transport http.RoundTripper) (*tokensource.Source, err
 			ExpiresAtFormat: r.ExpiresAtFormat,
 			Error:           r.Error,
 			ErrorOK:         r.ErrorOK,
+			Expose:          r.Expose,
 		}
 	}
 	return tokensource.New(c)
@@ -401,6 +408,11 @@ func (s *Source) secrets() []secretOption {
 		}
 	}
 	return all
+}
+
+// exposes says whether {response.NAME} can stand for something.
+func (s *Source) exposes(name string) bool {
+	return s.TokenResponse != nil && s.TokenResponse.Expose[name] != ""
 }
 
 // takesCallers says whether there is one token for each caller.

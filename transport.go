@@ -35,12 +35,16 @@ type Transport struct {
 	// Other sources for some of the upstreams, by their host:port.
 	UpstreamSources map[string]string `json:"upstream_sources,omitempty"`
 
-	// The header fields that hold the token. Default: `Authorization: Bearer
-	// {token}`, where query is empty as well.
+	// The header fields that hold the token, or what goes with it. Default:
+	// `Authorization: Bearer {token}`, where query and basic are empty as well.
 	Headers []HeaderInjection `json:"headers,omitempty"`
 
 	// The query parameters that hold the token.
 	Query []string `json:"query,omitempty"`
+
+	// Basic credentials of which one is or holds the token, in the field
+	// Authorization.
+	Basic *BasicInjection `json:"basic,omitempty"`
 
 	// The statuses of an answer by which the upstream refuses the token: another
 	// one is obtained, and the request is sent once more. Default: 401. Empty: a
@@ -73,6 +77,7 @@ type Transport struct {
 	injection   *injection
 	selection   *selection
 	certificate *clientCertificate // nil: none whose files are followed
+	nonces      *nonces
 	log         *zap.Logger
 	tryDuration time.Duration // reverse_proxy's lb_try_duration; 0: none
 	healthPort  string        // where health is asked for at another port, or elsewhere
@@ -95,11 +100,16 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if m := t.check(); m != nil {
 		return m
 	}
-	in, m := newInjection(t.Headers, t.Query)
+	in, m := newInjection(t.Headers, t.Query, t.Basic)
 	if m != nil {
 		return m
 	}
 	t.injection = in
+	for i := range in.formats {
+		if warning := in.formats[i].literalWarning(); warning != "" {
+			t.log.Warn(warning, zap.String("source", t.Source), zap.String("option", in.formats[i].option+" "+in.formats[i].field))
+		}
+	}
 	if m := t.checkUpstreams(ctx); m != nil {
 		return m
 	}
@@ -119,6 +129,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if err := t.HTTPTransport.Provision(ctx); err != nil {
 		return quietProxy(err)
 	}
+	t.nonces = new(nonces)
 	t.certificate = followCertificate(&t.HTTPTransport, t.log)
 	return nil
 }
@@ -136,7 +147,14 @@ func (t *Transport) check() *mistake {
 	if m := t.checkSources(); m != nil {
 		return m
 	}
-	return t.checkOptions()
+	if m := t.checkOptions(); m != nil {
+		return m
+	}
+	in, m := newInjection(t.Headers, t.Query, t.Basic)
+	if m != nil {
+		return m
+	}
+	return in.checkToken()
 }
 
 // checkOptions finds what is wrong with the options by themselves, which may
@@ -160,7 +178,7 @@ func (t *Transport) checkOptions() *mistake {
 			return m
 		}
 	}
-	_, m := newInjection(t.Headers, t.Query)
+	_, m := newInjection(t.Headers, t.Query, t.Basic)
 	return m
 }
 
@@ -212,15 +230,22 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 		use = next
 		token, err = t.token(req.Context(), use, began, replayable)
 	}
+	var formed *formed
+	if err == nil {
+		formed, err = t.form(req.Context(), use, token, began)
+	}
 	if err != nil {
 		return t.without(req, out, use, err)
 	}
-	resp, err := t.inject(attempt, out, use, token)
+	resp, err := t.inject(attempt, out, formed)
+	if err == nil && wantsNonce(resp, formed.token) {
+		resp, err = t.proveAgain(req, resp, body, use, formed)
+	}
 	if err != nil || !t.refuses(resp) {
 		use.tell(req, sentOutcome(injected, err))
 		return resp, err
 	}
-	return t.replay(req, resp, body, use, token, began, false)
+	return t.replay(req, resp, body, use, formed, began, false)
 }
 
 // clean takes out of a copy of the request what the caller must not send.
@@ -232,13 +257,20 @@ func (t *Transport) clean(out *http.Request, use *use) {
 }
 
 // inject sends a request with a token.
-func (t *Transport) inject(attempt *attempt, out *http.Request, use *use, token *tokensource.Token) (*http.Response, error) {
-	attempt.hidden, attempt.injected = t.injection.put(out, token, &use.formed), true
+func (t *Transport) inject(attempt *attempt, out *http.Request, formed *formed) (*http.Response, error) {
+	attempt.hidden, attempt.injected = formed.hidden, true
+	t.injection.put(out, formed)
 	t.pinHost(out)
+	if err := t.prove(out, formed.token); err != nil {
+		return nil, err
+	}
 	t.certificate.look()
 	resp, err := t.HTTPTransport.RoundTrip(out)
 	if err != nil {
 		return nil, attempt.hidden.quiet(err)
+	}
+	if formed.token.IsBound() {
+		t.nonces.learn(out, resp)
 	}
 	attempt.scrubAnswer(resp, out.Method)
 	return resp, nil

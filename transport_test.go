@@ -46,7 +46,7 @@ func newTestTransport(tb testing.TB, t *Transport, up upstream) *Transport {
 	if _, err := r.Token(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
-	in, m := newInjection(t.Headers, t.Query)
+	in, m := newInjection(t.Headers, t.Query, t.Basic)
 	if m != nil {
 		tb.Fatal(m)
 	}

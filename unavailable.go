@@ -39,6 +39,14 @@ func answer(req *http.Request, status int, sentence string) *http.Response {
 // out. Proxy-Status (RFC 9209) says which error the provider named, or which
 // time it was.
 func unavailable(req *http.Request, source string, err error) *http.Response {
+	if other, ok := errors.AsType[*ofOther](err); ok {
+		source = other.name
+	}
+	if _, ok := errors.AsType[*unformed](err); ok { // the log says what
+		resp := answer(req, http.StatusBadGateway, "The request for this API cannot be made: something that goes with the token of the token source "+source+" is missing, and an operator must see to that.")
+		resp.Header.Set("Proxy-Status", "inject_token; error=proxy_internal_response")
+		return resp
+	}
 	u, ok := errors.AsType[*refresher.Unavailable](err)
 	if !ok {
 		u = new(refresher.Unavailable)

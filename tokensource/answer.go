@@ -60,6 +60,10 @@ type Response struct {
 	// value is null, empty or one of ErrorOK.
 	Error   string
 	ErrorOK []string
+
+	// Expose are the paths of values that are kept beside the token, by the names
+	// under which Token.Exposed has them. They are no secrets.
+	Expose map[string]string
 }
 
 // answer is what one answer of a token endpoint says, after all lenience.
@@ -75,6 +79,9 @@ type answer struct {
 
 	// scopes are nil where the answer does not say.
 	scopes []string
+
+	// exposed are the values of Response.Expose that the answer has.
+	exposed map[string]string
 
 	// tokenType is empty where the answer does not say.
 	tokenType string
@@ -123,6 +130,7 @@ func (f *Response) interpret(resp *http.Response, clock time.Time) (*answer, *Er
 		refreshToken: refresh,
 		lifetime:     f.lifetime(doc, token, clock),
 		scopes:       scopesOf(doc.top.get("scope")),
+		exposed:      f.exposed(doc),
 		tokenType:    doc.top.text("token_type"),
 	}, nil
 }

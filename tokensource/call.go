@@ -124,6 +124,8 @@ func (s *Source) token(x *exchange, a *answer, set *settings, previous *Token) *
 		asked:        asked,
 		template:     seedOf(s.config.RefreshToken),
 		Scopes:       a.scopes,
+		Exposed:      a.exposed,
+		exposes:      s.config.Response.Expose,
 		proof:        x.proof,
 		descents:     previous.descents,
 	}
@@ -139,6 +141,10 @@ func (s *Source) token(x *exchange, a *answer, set *settings, previous *Token) *
 	if t.RefreshToken != "" {
 		t.descents = descend(t.descents, set.seed, t.RefreshToken)
 	}
+	if x.refresh {
+		t.keepExposed(previous)
+	}
+	t.dropTokens(set)
 	known := newScrubber(append(set.secrets, t.AccessToken, t.RefreshToken, set.refreshToken)...)
 	t.Scopes = slices.DeleteFunc(slices.Clone(t.Scopes), func(scope string) bool { return known.scrub(scope) != scope })
 	t.said = t.Lifetime > 0

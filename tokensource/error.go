@@ -45,8 +45,11 @@ type Error struct {
 	// token of the previous token any more. It need not be sent again.
 	RefreshTokenRefused bool
 
-	// ClientAuth is how the client tried to prove itself, where an answer came.
-	ClientAuth string
+	// Grant and ClientAuth are how a token was asked for, and how the client tried to
+	// prove itself: by one of ClientAuthNames, or by a ready client_assertion. Audience
+	// is that of the assertions we have signed; "": none. They are empty where nobody
+	// was asked.
+	Grant, ClientAuth, Audience string
 
 	// Discovery is true where it is the issuer's metadata that could not be had.
 	Discovery bool

@@ -33,8 +33,12 @@ func (s *Source) Identity() (string, error) {
 // Takes says whether a token is one that this source could have obtained as it
 // is configured now: by the same parameters, read from the answer in the same way,
 // and by the same refresh token where one is configured. What a person has
-// authorized stays authorized, whatever would be asked for now.
+// authorized stays authorized, whatever would be asked for now; only what is exposed
+// of the answer must have been looked for.
 func (s *Source) Takes(t *Token) bool {
+	if !s.exposesAllOf(t) {
+		return false
+	}
 	if s.grant.Person {
 		return true
 	}
@@ -97,7 +101,9 @@ func (s *Source) asked() (*asked, error) {
 			a.plain = append(a.plain, h.Name, e.text("header "+h.Name, h.Value))
 		}
 	}
-	a.secret = append(a.secret, fmt.Sprintf("%+v %v", c.Response, c.DefaultLifetime))
+	response := c.Response
+	response.Expose = nil // see exposesAllOf
+	a.secret = append(a.secret, fmt.Sprintf("%+v %v", response, c.DefaultLifetime))
 	return a, e.err
 }
 

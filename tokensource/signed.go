@@ -53,7 +53,13 @@ func (s *Source) ask(ctx context.Context, a *call, set *settings) (*exchange, *a
 			signedAnew = true
 			continue
 		}
-		problem.ClientAuth = set.clientAuth
+		problem.Grant, problem.ClientAuth = s.config.Grant, set.clientAuth
+		if set.readyAssertion != "" {
+			problem.ClientAuth = "client_assertion"
+		}
+		if set.signs() {
+			problem.Audience = set.audience
+		}
 		if isSigned && x.skew.Abs() > worthTelling {
 			problem.Reason = withClock(problem.Reason, x.skew)
 		}

@@ -9,17 +9,19 @@ import (
 
 // stored is a token as Encode writes it.
 type stored struct {
-	AccessToken  string          `json:"access_token"`
-	RefreshToken string          `json:"refresh_token,omitempty"`
-	Issued       time.Time       `json:"issued"`
-	Lifetime     time.Duration   `json:"lifetime,omitempty"`
-	Said         bool            `json:"lifetime_said,omitempty"`
-	Scopes       []string        `json:"scopes,omitempty"`
-	Found        *tokenEndpoint  `json:"token_endpoint,omitempty"`
-	Asked        string          `json:"asked,omitempty"`
-	Template     string          `json:"template,omitempty"`
-	ProofKey     json.RawMessage `json:"dpop_key,omitempty"`
-	Descents     []storedDescent `json:"descents,omitempty"`
+	AccessToken  string            `json:"access_token"`
+	RefreshToken string            `json:"refresh_token,omitempty"`
+	Issued       time.Time         `json:"issued"`
+	Lifetime     time.Duration     `json:"lifetime,omitempty"`
+	Said         bool              `json:"lifetime_said,omitempty"`
+	Scopes       []string          `json:"scopes,omitempty"`
+	Exposed      map[string]string `json:"exposed,omitempty"`
+	Exposes      map[string]string `json:"exposes,omitempty"`
+	Found        *tokenEndpoint    `json:"token_endpoint,omitempty"`
+	Asked        string            `json:"asked,omitempty"`
+	Template     string            `json:"template,omitempty"`
+	ProofKey     json.RawMessage   `json:"dpop_key,omitempty"`
+	Descents     []storedDescent   `json:"descents,omitempty"`
 }
 
 type storedDescent struct {
@@ -41,6 +43,8 @@ func (t *Token) Encode() ([]byte, error) {
 		Lifetime:     t.Lifetime,
 		Said:         t.said,
 		Scopes:       t.Scopes,
+		Exposed:      t.Exposed,
+		Exposes:      t.exposes,
 		Found:        t.found,
 		Asked:        t.asked,
 		Template:     t.template,
@@ -72,6 +76,8 @@ func Decode(text []byte) (*Token, error) {
 		Lifetime:     in.Lifetime,
 		said:         in.Said,
 		Scopes:       in.Scopes,
+		Exposed:      showable(in.Exposed),
+		exposes:      in.Exposes,
 		found:        in.Found,
 		asked:        in.Asked,
 		template:     in.Template,

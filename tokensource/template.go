@@ -32,6 +32,38 @@ func Placeholders(text string) []string {
 	return names
 }
 
+// Piece is a part of a text: the name of a placeholder, or what stands for itself.
+type Piece struct{ Name, Literal string }
+
+// Pieces cuts a text at what could be meant as placeholders. A brace behind a
+// backslash is a brace.
+func Pieces(text string) []Piece {
+	var pieces []Piece
+	var literal strings.Builder
+	end := func() {
+		if literal.Len() > 0 {
+			pieces = append(pieces, Piece{Literal: literal.String()})
+			literal.Reset()
+		}
+	}
+	for {
+		m := placeholder.FindStringSubmatchIndex(text)
+		if m == nil {
+			literal.WriteString(text)
+			end()
+			return pieces
+		}
+		literal.WriteString(text[:m[0]])
+		if m[2] < 0 {
+			literal.WriteByte('{')
+		} else {
+			end()
+			pieces = append(pieces, Piece{Name: text[m[2]:m[3]]})
+		}
+		text = text[m[1]:]
+	}
+}
+
 // Resolve returns a secret that stands outside of a source with its placeholders
 // replaced. Other braces stand for themselves.
 func Resolve(option, template string, lookup Lookup) (string, error) {

@@ -24,6 +24,14 @@ type Token struct {
 	// Scopes are what the provider has granted, where it has said so.
 	Scopes []string
 
+	// Exposed are further values of the answer, by the names that
+	// Response.Expose gives them: no secrets, without control characters. A name
+	// is missing where no answer has had its value.
+	Exposed map[string]string
+
+	// exposes is Response.Expose of the source that obtained it.
+	exposes map[string]string
+
 	// said is true where the provider has said the lifetime.
 	said bool
 
