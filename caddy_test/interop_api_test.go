@@ -55,7 +55,7 @@ func newInteropAPI(t *testing.T, server *interopServer, b binding, k *interopKey
 	t.Helper()
 	api := &interopAPI{server: server, binding: b, proofs: make(map[string]bool)}
 	api.Server = httptest.NewUnstartedServer(api)
-	if b == withCertificate {
+	if b != bearer {
 		api.TLS = &tls.Config{Certificates: []tls.Certificate{k.server.tls()}, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12}
 		api.StartTLS()
 	} else {
@@ -158,7 +158,7 @@ func (a *interopAPI) proof(w http.ResponseWriter, r *http.Request, token string)
 	switch {
 	case claims.Method != r.Method:
 		return "", fmt.Errorf("the proof is of a %s", claims.Method)
-	case claims.URL != a.URL+r.URL.EscapedPath():
+	case claims.URL != a.URL+r.URL.EscapedPath(): // by its own name, whatever the caller has asked for
 		return "", fmt.Errorf("the proof is for %s", claims.URL)
 	case claims.Hash != base64.RawURLEncoding.EncodeToString(sum[:]):
 		return "", errors.New("the proof is for another token")

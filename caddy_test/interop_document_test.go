@@ -111,7 +111,7 @@ func (w *interopWay) writeSource(b *strings.Builder) {
 	names := map[string]string{
 		"dir": "/run/secrets", "client": "legacy-script", "scope": "api", "redirect": "https://crm.internal.example.org/oauth/callback",
 		"token": "https://auth.example.org/token", "revoke": "https://auth.example.org/revoke", "issuer": "https://auth.example.org",
-		"aud": "https://auth.example.org", "iss": "https://idp.example.org", "sub": "reports",
+		"aud": "https://auth.example.org", "iss": "https://idp.example.org", "sub": "reports", "audience": "https://api.example.org",
 		"authorize": "https://auth.example.org/authorize", "device": "https://auth.example.org/device",
 	}
 	source := offer{}.source(w, func(name string) string { return names[name] })

@@ -1,6 +1,7 @@
 package caddy_test
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -40,6 +41,9 @@ func (r *interopRow) authorize(source string) {
 	}
 }
 
+// cause is what an operator is told of the wrong credential.
+func (r *interopRow) cause() string { return cmp.Or(r.offer.cause, r.way.wrong.cause) }
+
 func (r *interopRow) begin(source string) *harness.Dialogue {
 	r.t.Helper()
 	return harness.StartDialogue(r.t, r.c.Dir, "token-source", "authorize", source, "--address", r.c.Admin)
@@ -72,7 +76,7 @@ func (r *interopRow) assertAuthorizeRefused() {
 	if code := command.End(); code != 4 {
 		r.t.Errorf("authorizing with a wrong credential ended with %d", code)
 	}
-	if output := command.Output(); !strings.Contains(output, r.offer.wrongCode()) || !strings.Contains(output, interopCauses[r.offer.wrongCode()]) {
+	if output := command.Output(); !strings.Contains(output, r.offer.wrongCode()) || !strings.Contains(output, r.cause()) {
 		r.t.Errorf("authorizing with a wrong credential does not say %s:\n%s", r.offer.wrongCode(), output)
 	}
 	resp, body := harness.Get(r.t, r.site+"/wrong")
@@ -152,8 +156,8 @@ func (r *interopRow) sign(key any, alg string, header map[jose.HeaderKey]any, cl
 
 // storedToken is what Caddy has stored.
 type storedToken struct {
-	RefreshToken string
-	ProofKey     jose.JSONWebKey
+	AccessToken, RefreshToken string
+	ProofKey                  jose.JSONWebKey
 }
 
 // refreshToken is the one that Caddy has stored.
@@ -177,8 +181,10 @@ func (r *interopRow) stored() storedToken {
 	if err := json.Unmarshal(text, &record); err != nil {
 		r.t.Fatal(err)
 	}
-	if err := json.Unmarshal(record.Token["refresh_token"], &token.RefreshToken); err != nil && record.Token["refresh_token"] != nil {
-		r.t.Fatal(err)
+	for name, text := range map[string]*string{"access_token": &token.AccessToken, "refresh_token": &token.RefreshToken} {
+		if err := json.Unmarshal(record.Token[name], text); err != nil && record.Token[name] != nil {
+			r.t.Fatal(err)
+		}
 	}
 	if key := record.Token["dpop_key"]; key != nil {
 		if err := token.ProofKey.UnmarshalJSON(key); err != nil {

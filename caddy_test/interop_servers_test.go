@@ -110,6 +110,7 @@ func (s *interopServer) startOIDC(w *interopWorld) string {
 	return harness.StartNodeScript(w.t, "oidc", "interop", "CONFIG="+writeJSON(w.t, map[string]any{
 		"clients":   w.oidcClients(),
 		"lifetime":  interopLifetime,
+		"lifetimes": map[string]int{"exchange-caller": 3}, // a caller's token is asked for anew when it has ended
 		"issuers":   map[string]any{assertionIssuer: w.keys.jwk("RS256")},
 		"noncePort": noncePort,
 		"tls": map[string]any{

@@ -31,6 +31,7 @@ type offer struct {
 	extra  string            // what this server wants to have beside
 	names  map[string]string // of what stands as {{NAME}} in the way beside
 	code   string            // what it answers to a wrong credential, if not what others do
+	cause  string            // what an operator is told then
 	none   map[column]string
 	absent string // why the server has no such way
 }
@@ -54,9 +55,10 @@ func (o offer) with(names ...string) offer {
 	return o
 }
 
-// answers says what this server answers to a wrong credential.
-func (o offer) answers(code string) offer {
-	o.code = code
+// answers says what this server answers to a wrong credential, and what an operator
+// is told then.
+func (o offer) answers(code, cause string) offer {
+	o.code, o.cause = code, cause
 	return o
 }
 
@@ -181,11 +183,11 @@ var theOffers = map[string][]offer{
 		atZitadel("cc-query", "sid1", "verysecret").lacks(theRotation, noRefreshToken),
 		atZitadel("code-secret", "web", "secret"),
 		atZitadel("code-public", "native", "").lacks(theWrongCredential, noCredential),
-		atZitadel("device-secret", "device", "secret").lacks(theRotation, noRefreshToken).answers("unauthorized_client").lacks(theRenewal, "its devices get no refresh token: a person authorizes them again"),
+		atZitadel("device-secret", "device", "secret").lacks(theRotation, noRefreshToken).answers("unauthorized_client", "the provider does not let this client use this grant").lacks(theRenewal, "its devices get no refresh token: a person authorizes them again"),
 		atZitadel("refresh", "web", "secret"),
-		atZitadel("code-key", "keyed", "").with("aud", "{{issuer}}"),
-		atZitadel("exchange-file", "web", "secret").answers("invalid_request"),
-		atZitadel("exchange-caller", "web", "secret").answers("invalid_request").lacks(theRotation, noRefreshToken).lacks(theRevocation, notKept),
+		atZitadel("code-key", "keyed", "").with("aud", "{{issuer}}").answers("invalid_grant", "invalid signature"),
+		atZitadel("exchange-file", "web", "secret").with("audience", "web").answers("invalid_request", wayOf("exchange-file").wrong.cause),
+		atZitadel("exchange-caller", "callers", "secret").with("audience", "web").lacks(theRotation, noRefreshToken).lacks(theRevocation, notKept),
 		atZitadel("bearer", "", "").with("iss", "service", "sub", "service", "aud", "{{issuer}}").lacks(theRotation, noRefreshToken).lacks(theRevocation, "it wants a client at its revocation endpoint, which this grant does without"),
 	}, absentWays(
 		"with this grant it takes nothing but a secret", "cc-secret-jwt cc-rs256 cc-ps256 cc-es256 cc-eddsa cc-tls cc-self-signed",
@@ -198,7 +200,7 @@ var theOffers = map[string][]offer{
 		atFosite("cc-basic"), atFosite("cc-post"),
 		atFosite("cc-rs256"), atFosite("cc-ps256"), atFosite("cc-es256"),
 		atFosite("password"), atFosite("code-secret"), atFosite("refresh"),
-		atFosite("bearer").with("iss", assertionIssuer, "sub", "peter").lacks(theRotation, noRefreshToken).lacks(theRevocation, "it wants a client at its revocation endpoint, which this grant does without"),
+		atFosite("bearer").with("iss", assertionIssuer, "sub", "peter", "aud", fositeAudience).lacks(theRotation, noRefreshToken).lacks(theRevocation, "it wants a client at its revocation endpoint, which this grant does without"),
 	}, absentWays(
 		"it reads the body alone", "cc-query",
 		"of signed assertions it has private_key_jwt alone", "cc-secret-jwt",

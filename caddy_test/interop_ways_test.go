@@ -15,9 +15,15 @@ type interopWay struct {
 
 // wrongCredential is what a way has that may be wrong, and who says so.
 type wrongCredential struct {
-	file string // what it holds is wrong; "": there is nothing that could be
-	code string // what the provider answers
-	by   string // the command that says it
+	file  string // what it holds is wrong; "": there is nothing that could be
+	code  string // what the provider answers
+	by    string // the command that says it
+	cause string // what it says
+}
+
+func (w wrongCredential) saidBy(command string) wrongCredential {
+	w.by = command
+	return w
 }
 
 // Who says what is wrong.
@@ -29,10 +35,12 @@ const (
 )
 
 var (
-	wrongSecret      = wrongCredential{"client-secret", "invalid_client", byCheck}
-	wrongPassword    = wrongCredential{"password", "invalid_grant", byCheck}
-	wrongKey         = wrongCredential{"key.pem", "invalid_client", byCheck}
-	wrongCertificate = wrongCredential{"client.pem", "invalid_client", byCheck}
+	wrongSecret      = wrongCredential{"client-secret", "invalid_client", byCheck, "the provider refused the client: check client_id and client_secret"}
+	wrongPassword    = wrongCredential{"password", "invalid_grant", byCheck, "the provider does not take username and password"}
+	wrongKey         = wrongCredential{"key.pem", "invalid_client", byCheck, "whether the public key of private_key is registered"}
+	wrongCertificate = wrongCredential{"client.pem", "invalid_client", byCheck, "whether the subject of the client certificate is the one that is registered"}
+	wrongSelfSigned  = wrongCredential{"client.pem", "invalid_client", byCheck, "whether the client certificate is the one that is registered"}
+	wrongAssertion   = wrongCredential{"key.pem", "invalid_grant", byCheck, "the provider does not take the assertion: check whether the public key of private_key is registered"}
 )
 
 const (
@@ -43,7 +51,7 @@ const (
 	keyFile           = "private_key {file.{{dir}}/key.pem}\nkey_id " + keyID + "\n"
 	certificateFiles  = "transport http {\n tls_trust_pool file {{dir}}/ca.pem\n tls_client_auth {{dir}}/client.pem {{dir}}/client-key.pem\n}\n"
 	assertedBy        = "claim iss {{iss}}\nclaim sub {{sub}}\nclaim aud {{aud}}\n"
-	tokenExchange     = "grant token_exchange\n" + endpoints + secretFile
+	tokenExchange     = "grant token_exchange\n" + endpoints + "param audience {{audience}}\n" + secretFile
 	authorizationCode = "grant authorization_code\nauthorize_url {{authorize}}\n" + endpoints + "redirect_uri {{redirect}}\n"
 )
 
@@ -63,7 +71,7 @@ var theWays = []interopWay{
 	},
 	{
 		word: "cc-self-signed", grant: "client_credentials", client: "self_signed_tls_client_auth, with tokens that are bound to the certificate", binding: withCertificate,
-		source: "grant client_credentials\nissuer {{issuer}}\n" + identity + "client_auth self_signed_tls_client_auth\n" + certificateFiles, wrong: wrongCertificate,
+		source: "grant client_credentials\nissuer {{issuer}}\n" + identity + "client_auth self_signed_tls_client_auth\n" + certificateFiles, wrong: wrongSelfSigned,
 	},
 	{word: "cc-dpop", grant: "client_credentials", client: "client_secret_basic, with DPoP", binding: withProof, source: clientCredentials + secretFile + "dpop\n", wrong: wrongSecret},
 	{
@@ -73,39 +81,50 @@ var theWays = []interopWay{
 	{word: "password", grant: "password", client: "client_secret_basic", source: "grant password\n" + endpoints + secretFile + "username peter\npassword {file.{{dir}}/password}\n", wrong: wrongPassword},
 	{
 		word: "code-secret", grant: "authorization_code", client: "client_secret_basic", source: authorizationCode + secretFile,
-		person: true, wrong: wrongCredential{"client-secret", "invalid_client", byAuthorize},
+		person: true, wrong: wrongSecret.saidBy(byAuthorize),
 	},
 	{word: "code-public", grant: "authorization_code", client: "none, with PKCE", source: authorizationCode, person: true},
 	{word: "code-dpop", grant: "authorization_code", client: "none, with PKCE and DPoP", source: authorizationCode + "dpop\n", binding: withProof, person: true},
 	{
 		word: "code-key", grant: "authorization_code", client: "private_key_jwt, RS256", alg: "RS256", source: authorizationCode + keyFile + "claim aud {{aud}}\n",
-		person: true, wrong: wrongCredential{"key.pem", "invalid_client", byAuthorize},
+		person: true, wrong: wrongKey.saidBy(byAuthorize),
 	},
 	{word: "device-public", grant: "device_code", client: "none", source: "grant device_code\ndevice_url {{device}}\n" + endpoints, person: true},
 	{
 		word: "device-secret", grant: "device_code", client: "client_secret_basic", source: "grant device_code\ndevice_url {{device}}\n" + endpoints + secretFile,
-		person: true, wrong: wrongCredential{"client-secret", "invalid_client", byAuthorize},
+		person: true, wrong: wrongSecret.saidBy(byAuthorize),
 	},
 	{
 		word: "refresh", grant: "refresh_token", client: "client_secret_basic", source: "grant refresh_token\n" + endpoints + secretFile + "refresh_token {file.{{dir}}/refresh-token}\n",
-		wrong: wrongCredential{"refresh-token", "invalid_grant", byShow},
+		wrong: wrongCredential{"refresh-token", "invalid_grant", byShow, "refresh token or password is wrong, spent, revoked or too old"},
 	},
 	{
 		word: "exchange-file", grant: "token_exchange", client: "client_secret_basic, a token in a file", source: tokenExchange + "subject_token {file.{{dir}}/subject-token}\n",
-		wrong: wrongCredential{"subject-token", "invalid_grant", byCheck},
+		wrong: wrongCredential{"subject-token", "invalid_grant", byCheck, "the provider does not take the subject_token"},
 	},
 	{
 		word: "exchange-caller", grant: "token_exchange", client: "client_secret_basic, each caller's own token", source: tokenExchange + "subject_token caller\n",
-		caller: true, wrong: wrongCredential{"", "invalid_token", byCaller},
+		caller: true, wrong: wrongCredential{"", "invalid_token", byCaller, ""},
 	},
 	{
 		word: "bearer", grant: "jwt_bearer", client: "none", alg: "RS256", source: "grant jwt_bearer\ntoken_url {{token}}\nscope {{scope}}\n" + keyFile + assertedBy,
-		wrong: wrongCredential{"key.pem", "invalid_grant", byCheck},
+		wrong: wrongAssertion,
 	},
 	{
 		word: "bearer-secret", grant: "jwt_bearer", client: "client_secret_basic", alg: "RS256", source: "grant jwt_bearer\n" + endpoints + secretFile + keyFile + assertedBy,
-		wrong: wrongCredential{"key.pem", "invalid_grant", byCheck},
+		wrong: wrongAssertion,
 	},
+}
+
+// transport is how the API is reached, where that takes more than its address.
+func (w *interopWay) transport() string {
+	switch w.binding {
+	case withCertificate:
+		return certificateFiles
+	case withProof, withFreshProof:
+		return "transport http {\n tls_trust_pool file {{dir}}/ca.pem\n}\n"
+	}
+	return ""
 }
 
 // wayOf returns the way with a word.

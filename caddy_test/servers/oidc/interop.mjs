@@ -3,7 +3,8 @@
 //
 //     CONFIG=FILE node interop.mjs
 //
-// FILE is JSON: the clients; the lifetime of access tokens in seconds; the issuers
+// FILE is JSON: the clients; the lifetime of access tokens in seconds, and those of
+// clients for which it is another; the issuers
 // of assertions, each with its key; the port with TLS, at which clients may have
 // a certificate, with its key, certificate and CA in PEM; and the port at which
 // DPoP needs nonces.
@@ -47,7 +48,7 @@ function newProvider(issuer, dPoP) {
     rotateRefreshToken: true,
     discovery: { mtls_endpoint_aliases: { token_endpoint: `${tls}/token`, revocation_endpoint: `${tls}/token/revocation` } },
     ttl: {
-      AccessToken: config.lifetime, ClientCredentials: config.lifetime, RefreshToken: day, Grant: day,
+      AccessToken: (ctx, token, client) => config.lifetimes[client.clientId] ?? config.lifetime, ClientCredentials: config.lifetime, RefreshToken: day, Grant: day,
       IdToken: day, Session: day, Interaction: 600, DeviceCode: 600, AuthorizationCode: 60,
     },
     features: {

@@ -1,8 +1,8 @@
 // Command zitadel is the example server of zitadel/oidc, for tests: the service
-// user sid1 with the secret verysecret; the clients web and device with the
-// secret "secret", and native, which has none; the user peter with the password
-// verysecure. The client keyed and the service user "service" have the key of
-// -service-key. An API asks it about tokens as the client api.
+// user sid1 with the secret verysecret; the clients web, callers and device with the
+// secret "secret", native, which has none, and keyed and the service user "service",
+// which have the key of -service-key; the user peter with the password verysecure.
+// An API asks it about tokens as the client api.
 package main
 
 import (
@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/zitadel/oidc/v3/example/server/exampleop"
@@ -38,6 +39,7 @@ func main() {
 	storage.RegisterClients(
 		storage.WebClient("web", "secret", redirects...),
 		storage.NativeClient("native", redirects...),
+		storage.WebClient("callers", "secret"),
 		storage.WebClient("keyed", "", redirects...),
 		storage.DeviceClient("device", "secret"),
 		storage.WebClient("sid1", "verysecret"), // who wants to revoke must be a client as well
@@ -45,7 +47,7 @@ func main() {
 	)
 	s := &store{
 		Storage: storage.NewStorage(users{storage.NewUserStore(issuer)}),
-		api:     []string{"web", "native", "keyed", "device", "sid1", issuer},
+		api:     []string{"web", "native", "keyed", "callers", "device", "sid1", issuer},
 		key:     readKey(*serviceKey),
 	}
 	quiet := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -99,6 +101,16 @@ func (s *store) RevokeToken(ctx context.Context, token, user, client string) *oi
 		return nil
 	}
 	return err
+}
+
+// CreateAccessAndRefreshTokens has the tokens of the client callers end after three
+// seconds, and all others after five minutes.
+func (s *store) CreateAccessAndRefreshTokens(ctx context.Context, request op.TokenRequest, refreshToken string) (id, next string, expires time.Time, err error) {
+	id, next, expires, err = s.Storage.CreateAccessAndRefreshTokens(ctx, request, refreshToken)
+	if exchange, ok := request.(op.TokenExchangeRequest); ok && exchange.GetClientID() == "callers" {
+		expires = time.Now().Add(3 * time.Second)
+	}
+	return id, next, expires, err
 }
 
 // GetClientByClientID knows a client that the example has none of: one with a key.
