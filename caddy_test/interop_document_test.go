@@ -111,11 +111,15 @@ func (w *interopWay) writeSource(b *strings.Builder) {
 	names := map[string]string{
 		"dir": "/run/secrets", "client": "legacy-script", "scope": "api", "redirect": "https://crm.internal.example.org/oauth/callback",
 		"token": "https://auth.example.org/token", "revoke": "https://auth.example.org/revoke", "issuer": "https://auth.example.org",
-		"aud": "https://auth.example.org", "iss": "https://idp.example.org", "sub": "reports", "audience": "https://api.example.org",
+		"aud": "https://auth.example.org", "iss": "https://idp.example.org", "sub": "reports", "login": "login-client", "audience": "https://api.example.org",
 		"authorize": "https://auth.example.org/authorize", "device": "https://auth.example.org/device",
 	}
 	source := offer{}.source(w, func(name string) string { return names[name] })
-	fmt.Fprintf(b, "### %s, %s\n\n```caddyfile\n%s```\n\n", w.grantName(), w.clientName(), formatted("source crm {\n"+source+"}\n"))
+	source = "source crm {\n" + source + "}\n"
+	if w.login != "" {
+		source = "source login {\n" + written(w.login, func(name string) string { return names[name] }) + "}\n" + source
+	}
+	fmt.Fprintf(b, "### %s, %s\n\n```caddyfile\n%s```\n\n", w.grantName(), w.clientName(), formatted(source))
 	if w.binding == withCertificate {
 		fmt.Fprintf(b, "The API sees the same certificate:\n\n```caddyfile\n%s```\n\n", formatted("inject_token crm https://api.example.org {\n"+strings.ReplaceAll(certificateFiles, "{{dir}}", names["dir"])+"}\n"))
 	}

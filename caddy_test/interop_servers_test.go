@@ -275,7 +275,7 @@ func (w *interopWorld) oidcClient(o offer) map[string]any {
 	case "code-dpop":
 		public["dpop_bound_access_tokens"] = true
 		return public
-	case "exchange-file", "exchange-caller":
+	case "exchange-file", "exchange-source", "exchange-caller":
 		return map[string]any{"client_secret": clientSecret, "grant_types": []string{"urn:ietf:params:oauth:grant-type:token-exchange"}}
 	case "bearer-secret":
 		return map[string]any{"client_secret": clientSecret, "grant_types": []string{"urn:ietf:params:oauth:grant-type:jwt-bearer"}}

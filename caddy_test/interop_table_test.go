@@ -83,6 +83,9 @@ func atOIDC(word string) offer {
 	if !strings.HasPrefix(wayOf(word).source, authorizationCode) {
 		o.extra = ""
 	}
+	if !strings.Contains(wayOf(word).source, secretFile) {
+		o.secret = ""
+	}
 	return o
 }
 
@@ -170,10 +173,12 @@ var theOffers = map[string][]offer{
 		atOIDC("device-secret"),
 		atOIDC("refresh"),
 		atOIDC("exchange-file").lacks(theRotation, noRefreshToken),
+		atOIDC("exchange-source").with("login", "api").lacks(theRotation, noRefreshToken),
 		atOIDC("exchange-caller").lacks(theRotation, noRefreshToken).lacks(theRevocation, notKept),
 		atOIDC("bearer-secret").with("iss", assertionIssuer, "sub", "peter").lacks(theRotation, noRefreshToken),
 	}, absentWays(
 		"it takes no secret from a URL", "cc-query",
+		"it takes no assertion twice, and one in a file is sent until it ends", "code-assertion",
 		noSuchGrant, "password",
 		"it wants a client at its token endpoint", "bearer",
 	)...),
@@ -186,7 +191,9 @@ var theOffers = map[string][]offer{
 		atZitadel("device-secret", "device", "secret").lacks(theRotation, noRefreshToken).answers("unauthorized_client", "the provider does not let this client use this grant").lacks(theRenewal, "its devices get no refresh token: a person authorizes them again"),
 		atZitadel("refresh", "web", "secret"),
 		atZitadel("code-key", "keyed", "").with("aud", "{{issuer}}").answers("invalid_grant", "invalid signature"),
+		atZitadel("code-assertion", "keyed", "").answers("invalid_grant", "invalid signature"),
 		atZitadel("exchange-file", "web", "secret").with("audience", "web").answers("invalid_request", wayOf("exchange-file").wrong.cause),
+		atZitadel("exchange-source", "web", "secret").with("login", "sid1", "audience", "web"),
 		atZitadel("exchange-caller", "callers", "secret").with("audience", "web").lacks(theRotation, noRefreshToken).lacks(theRevocation, notKept),
 		atZitadel("bearer", "", "").with("iss", "service", "sub", "service", "aud", "{{issuer}}").lacks(theRotation, noRefreshToken).lacks(theRevocation, "it wants a client at its revocation endpoint, which this grant does without"),
 	}, absentWays(
@@ -207,22 +214,22 @@ var theOffers = map[string][]offer{
 		"it knows RSA and EC keys alone", "cc-eddsa",
 		"it does not look at certificates", "cc-tls cc-self-signed",
 		noDPoP, "cc-dpop cc-dpop-nonce code-dpop",
-		"its example has no such client", "code-public code-key",
-		"this version has no such grant", "device-public device-secret exchange-file exchange-caller",
+		"its example has no such client", "code-public code-key code-assertion",
+		"this version has no such grant", "device-public device-secret exchange-file exchange-source exchange-caller",
 		"with this grant it looks at no client", "bearer-secret",
 	)...),
 	"gooauth2": append([]offer{
 		atGoOAuth2("cc-basic"), atGoOAuth2("cc-post"), atGoOAuth2("cc-query"), atGoOAuth2("password"), atGoOAuth2("code-secret"), atGoOAuth2("code-public"), atGoOAuth2("refresh"),
 	}, absentWays(
-		"its clients have a secret or nothing", "cc-secret-jwt cc-rs256 cc-ps256 cc-es256 cc-eddsa cc-tls cc-self-signed code-key",
+		"its clients have a secret or nothing", "cc-secret-jwt cc-rs256 cc-ps256 cc-es256 cc-eddsa cc-tls cc-self-signed code-key code-assertion",
 		noDPoP, "cc-dpop cc-dpop-nonce code-dpop",
-		noSuchGrant, "device-public device-secret exchange-file exchange-caller bearer bearer-secret",
+		noSuchGrant, "device-public device-secret exchange-file exchange-source exchange-caller bearer bearer-secret",
 	)...),
 	"mock": append([]offer{
 		atMock("cc-basic"), atMock("password"), atMock("code-public"), atMock("refresh"),
 	}, absentWays(
-		"it does not look at how a client proves itself", "cc-post cc-query cc-secret-jwt cc-rs256 cc-ps256 cc-es256 cc-eddsa cc-tls cc-self-signed code-secret code-key",
+		"it does not look at how a client proves itself", "cc-post cc-query cc-secret-jwt cc-rs256 cc-ps256 cc-es256 cc-eddsa cc-tls cc-self-signed code-secret code-key code-assertion",
 		noDPoP, "cc-dpop cc-dpop-nonce code-dpop",
-		noSuchGrant, "device-public device-secret exchange-file exchange-caller bearer bearer-secret",
+		noSuchGrant, "device-public device-secret exchange-file exchange-source exchange-caller bearer bearer-secret",
 	)...),
 }

@@ -122,6 +122,10 @@ func (r *interopRow) writeFiles() {
 	if r.way.alg != "" {
 		right["key.pem"], wrong["key.pem"] = privatePEM(r.t, k.signer[r.way.alg]), privatePEM(r.t, k.forger[r.way.alg])
 	}
+	right["login-secret"] = loginSecrets[r.server.word]
+	if r.way.word == "code-assertion" {
+		right["assertion"], wrong["assertion"] = r.assertion(k.signer), r.assertion(k.forger)
+	}
 	if r.way.binding == withCertificate {
 		client := k.client
 		if r.way.word == "cc-self-signed" {
@@ -147,6 +151,9 @@ func (r *interopRow) writeFiles() {
 func (r *interopRow) start() {
 	r.t.Helper()
 	sources := "source crm {\n" + r.source(r.base, r.dir) + r.renewedSoon() + "}\n"
+	if r.way.login != "" {
+		sources += "source login {\n" + written(r.way.login, r.value(r.base, r.dir)) + "}\n"
+	}
 	site := "inject_token crm " + r.upstream()
 	if r.hasWrong() {
 		base := r.wrongly.URL
@@ -184,7 +191,12 @@ func (r *interopRow) renewedSoon() string {
 // source are the options of the row's source, at the server or what stands before
 // it, with the files of a folder.
 func (r *interopRow) source(base, dir string) string {
-	return r.offer.source(r.way, func(name string) string {
+	return r.offer.source(r.way, r.value(base, dir))
+}
+
+// value is what stands for {{NAME}} in the options of the row's sources.
+func (r *interopRow) value(base, dir string) func(name string) string {
+	return func(name string) string {
 		switch name {
 		case "dir":
 			return dir
@@ -201,7 +213,7 @@ func (r *interopRow) source(base, dir string) string {
 			return strings.ReplaceAll(text, "{{issuer}}", r.issuer())
 		}
 		return r.server.url(base, name)
-	})
+	}
 }
 
 // issuer is the server's own name.
@@ -209,11 +221,15 @@ func (r *interopRow) issuer() string { return "http://" + r.server.host + r.serv
 
 var placeholder = regexp.MustCompile(`\{\{[a-z]+\}\}`)
 
-// source replaces {{…}} in the options of a way. A line of which one is nothing is
-// left out.
+// source are the options of a way at a server.
 func (o offer) source(w *interopWay, value func(name string) string) string {
+	return written(w.source+o.extra, value)
+}
+
+// written replaces {{…}} in options. A line of which one is nothing is left out.
+func written(options string, value func(name string) string) string {
 	var out strings.Builder
-	for line := range strings.Lines(w.source + o.extra) {
+	for line := range strings.Lines(options) {
 		there := true
 		line = placeholder.ReplaceAllStringFunc(line, func(found string) string {
 			text := value(strings.Trim(found, "{}"))

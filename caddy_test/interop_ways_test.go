@@ -6,6 +6,7 @@ type interopWay struct {
 	word          string // for names
 	grant, client string // as the document has them
 	source        string // its options; a line whose {{…}} is nothing at a server is left out
+	login         string // the options of another source whose token it uses
 	alg           string // of its key
 	binding       binding
 	person        bool
@@ -89,6 +90,11 @@ var theWays = []interopWay{
 		word: "code-key", grant: "authorization_code", client: "private_key_jwt, RS256", alg: "RS256", source: authorizationCode + keyFile + "claim aud {{aud}}\n",
 		person: true, wrong: wrongKey.saidBy(byAuthorize),
 	},
+	{
+		word: "code-assertion", grant: "authorization_code", client: "private_key_jwt, a ready assertion in a file", alg: "RS256",
+		source: authorizationCode + "client_assertion {file.{{dir}}/assertion}\n", person: true,
+		wrong: wrongCredential{"assertion", "invalid_client", byAuthorize, "whether the provider trusts who has issued client_assertion"},
+	},
 	{word: "device-public", grant: "device_code", client: "none", source: "grant device_code\ndevice_url {{device}}\n" + endpoints, person: true},
 	{
 		word: "device-secret", grant: "device_code", client: "client_secret_basic", source: "grant device_code\ndevice_url {{device}}\n" + endpoints + secretFile,
@@ -101,6 +107,10 @@ var theWays = []interopWay{
 	{
 		word: "exchange-file", grant: "token_exchange", client: "client_secret_basic, a token in a file", source: tokenExchange + "subject_token {file.{{dir}}/subject-token}\n",
 		wrong: wrongCredential{"subject-token", "invalid_grant", byCheck, "the provider does not take the subject_token"},
+	},
+	{
+		word: "exchange-source", grant: "token_exchange", client: "client_secret_basic, another source's token", source: tokenExchange + "subject_token {source.login}\n",
+		login: "grant client_credentials\ntoken_url {{token}}\nclient_id {{login}}\nclient_secret {file.{{dir}}/login-secret}\nscope {{scope}}\n", wrong: wrongSecret,
 	},
 	{
 		word: "exchange-caller", grant: "token_exchange", client: "client_secret_basic, each caller's own token", source: tokenExchange + "subject_token caller\n",
