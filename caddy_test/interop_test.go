@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -36,8 +37,15 @@ func TestInterop(t *testing.T) {
 		}
 	}
 	t.Run("document", func(t *testing.T) { assertInteropDocument(t, servers) })
+	var starting sync.WaitGroup
 	for _, s := range servers {
-		s.host = s.start(w)
+		starting.Go(func() { s.host = s.start(w) })
+	}
+	starting.Wait()
+	for _, s := range servers {
+		if s.host == "" {
+			t.Fatal("a server has not started")
+		}
 		for _, o := range theOffers[s.word] {
 			if o.absent == "" {
 				t.Run(s.word+"/"+o.way, func(t *testing.T) {
