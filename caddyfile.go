@@ -69,6 +69,9 @@ func parseInjectToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, erro
 		if h.Nesting() != 1 {
 			continue
 		}
+		if h.Val() == "dynamic" {
+			r.places["dynamic"] = placeOf(h.Dispenser)
+		}
 		var parse transportOption
 		if parse, own = transportOptions[h.Val()]; !own {
 			h.RemainingArgs() // they are no options, whatever they look like
@@ -95,7 +98,7 @@ func parseInjectToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, erro
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range []*mistake{checkAllowHosts(handler, t.AllowHosts), t.checkUpstreamSources(handler)} {
+	for _, m := range []*mistake{checkAllowHosts(handler, t.AllowHosts), t.checkUpstreamSources(handler), checkDynamic(h, handler)} {
 		if m != nil {
 			return nil, r.locate(m)
 		}
@@ -125,15 +128,24 @@ func checkSourceOption(h httpcaddyfile.Helper, name string) error {
 	return nil
 }
 
-// sourcesOf returns the sources that the global options define.
+// sourcesOf returns the sources that the global options define. They are decoded
+// once for all directives.
 func sourcesOf(h httpcaddyfile.Helper) (map[string]*Source, error) {
+	const key = "token_sources"
+	if known, ok := h.State[key].(map[string]*Source); ok {
+		return known, nil
+	}
 	var app App
 	if option, ok := h.Option("token_sources").(httpcaddyfile.App); ok {
 		if err := json.Unmarshal(option.Value, &app); err != nil {
 			return nil, h.WrapErr(err)
 		}
 	}
-	return app.Sources, nil
+	filled := filledSources(app.Sources)
+	if h.State != nil {
+		h.State[key] = filled
+	}
+	return filled, nil
 }
 
 // checkNamedSources wants the other sources that are named to exist as well.
@@ -150,11 +162,25 @@ func (t *Transport) checkNamedSources(h httpcaddyfile.Helper) *mistake {
 	if m := checkPatterns(t.SourcePatterns, sources); m != nil {
 		return m
 	}
-	in, m := newInjection(t.Headers, t.Query, t.Basic)
+	in, m := t.newInjection(sources)
 	if m != nil {
 		return m
 	}
 	return in.checkFormats(t.namedSources(sources), sources)
+}
+
+// checkDynamic wants what dynamic token_source names to exist.
+func checkDynamic(h httpcaddyfile.Helper, handler *reverseproxy.Handler) *mistake {
+	sources, err := sourcesOf(h)
+	if err != nil {
+		return nil // seen before
+	}
+	for _, u := range dynamicUpstreams(handler.DynamicUpstreamsRaw) {
+		if m := u.check(sources); m != nil {
+			return m
+		}
+	}
+	return nil
 }
 
 // parseReverseProxy hands what is left of the block to reverse_proxy.

@@ -21,6 +21,9 @@ import (
 // are resolved at each token request. Secrets should be such a placeholder:
 // what is written out is seen by all who can read the configuration.
 type Source struct {
+	// A provider of the built-in list, which says what is not written here.
+	Provider *Provider `json:"provider,omitempty"`
+
 	// How a token is obtained: `client_credentials`, `password`, `refresh_token`,
 	// `jwt_bearer` (a signed assertion, as of a service account), `token_exchange`
 	// (another token is exchanged), `authorization_code` or `device_code`, which a
@@ -135,7 +138,9 @@ type Source struct {
 	// What stands between scopes. Default: a space.
 	ScopeSeparator string `json:"scope_separator,omitempty"`
 
-	// Parameters of every token request.
+	// Parameters of every token request. In their values, and in those of header
+	// fields, `{source.NAME}` stands for the current token of another source: a
+	// login in two steps is two sources.
 	Params []Param `json:"params,omitempty"`
 
 	// How the token request deviates from a POST of a form.
@@ -164,6 +169,8 @@ type Source struct {
 
 	// Caddy's own HTTP transport, to the token endpoint.
 	Transport *reverseproxy.HTTPTransport `json:"transport,omitempty"`
+
+	inject *Transport // where the provider's API takes the token; nil: where it usually goes
 }
 
 // AuthorizeParam is a parameter of the authorization URL.
@@ -278,7 +285,7 @@ var expiresInUnits = map[string]time.Duration{
 const userAgent = "caddy-inject-token"
 
 // obtainer returns what obtains a token of this source, over a transport.
-func (s *Source) obtainer(transport http.RoundTripper) (*tokensource.Source, error) {
+func (s *Source) obtainer(transport http.RoundTripper, others tokensource.Others) (*tokensource.Source, error) {
 	c := tokensource.Config{
 		Grant:           s.Grant,
 		TokenURL:        s.TokenURL,
@@ -312,6 +319,7 @@ func (s *Source) obtainer(transport http.RoundTripper) (*tokensource.Source, err
 		InsecureHTTP:    s.InsecureHTTP,
 		Transport:       transport,
 		Lookup:          lookup,
+		Others:          others,
 		UserAgent:       userAgent,
 	}
 	c.SubjectTokenType, c.ActorTokenType = s.SubjectTokenType, s.ActorTokenType

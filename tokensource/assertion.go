@@ -1,6 +1,7 @@
 package tokensource
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -118,7 +119,7 @@ func (s *settings) signGrant(now time.Time) error {
 	if issuer == "" {
 		return errors.New("client_id: missing; the assertion needs an issuer: write client_id, or claim iss")
 	}
-	claims := assertionClaims(issuer, subject, s.audience, s.claims, now)
+	claims := assertionClaims(issuer, subject, s.url, s.claims, now) // the endpoint itself: Google takes nothing else
 	if _, written := claims["scope"]; !written && len(s.scopes) > 0 {
 		claims["scope"] = strings.Join(s.scopes, s.scopeSeparator)
 	}
@@ -142,10 +143,10 @@ func (s *settings) signWith(key *signingKey, claims map[string]any, now time.Tim
 
 // clientClaims are of the assertion by which a client proves itself (RFC 7523,
 // section 2.2). Those that are written belong to the grant where it has an
-// assertion of its own.
+// assertion of its own, also in a request that has none, such as a refresh.
 func (s *settings) clientClaims(now time.Time) map[string]any {
 	further := s.claims
-	if s.grantAssertion {
+	if s.grantsClaims {
 		further = nil
 	}
 	return assertionClaims(s.clientID, s.clientID, s.audience, further, now)
@@ -164,12 +165,14 @@ func (s *settings) keyAssertion(now time.Time) (string, error) {
 }
 
 // secretAssertion is client_secret_jwt's. Its algorithms are its own, so that no
-// public key is ever taken for a secret.
+// public key is ever taken for a secret. Where the grant has a private key,
+// signing_alg and key_id are of that.
 func (s *settings) secretAssertion(now time.Time) (string, error) {
-	alg := s.signingAlg
-	if alg == "" {
-		alg = "HS256"
+	alg, id := s.signingAlg, s.keyID
+	if s.privateKey != "" {
+		alg, id = "", ""
 	}
+	alg = cmp.Or(alg, "HS256")
 	least, known := map[string]int{"HS256": 32, "HS384": 48, "HS512": 64}[alg]
 	switch {
 	case !known:
@@ -178,8 +181,8 @@ func (s *settings) secretAssertion(now time.Time) (string, error) {
 		return "", fmt.Errorf("client_secret: %s needs a secret of %d bytes at least, and this one has fewer", alg, least)
 	}
 	header := map[string]any{"typ": "JWT"}
-	if s.keyID != "" {
-		header["kid"] = s.keyID
+	if id != "" {
+		header["kid"] = id
 	}
 	return signJWT(alg, []byte(s.clientSecret), header, s.clientClaims(now))
 }

@@ -36,6 +36,9 @@ func keyError(format string, args ...any) error {
 	return fmt.Errorf("private_key: "+format, args...)
 }
 
+// tooEarly is an error that passes by itself.
+type tooEarly struct{ error }
+
 // CheckPrivateKey says what is wrong with a private key: a PEM text (PKCS #8, PKCS #1,
 // SEC 1), behind which its certificates may stand, a JWK, or a service account's
 // JSON file as Google has it. The algorithm may be empty.
@@ -50,7 +53,7 @@ func CheckPrivateKey(text, alg string) error {
 
 // parseKey reads a private key in any of the forms of CheckPrivateKey.
 func parseKey(text string) (*signingKey, error) {
-	text = strings.TrimSpace(strings.TrimPrefix(text, "\xef\xbb\xbf"))
+	text = trimKey(text)
 	switch {
 	case strings.HasPrefix(text, "{"):
 		return parseJSONKey([]byte(text))
@@ -59,6 +62,13 @@ func parseKey(text string) (*signingKey, error) {
 	}
 	return nil, keyError("this is neither PEM nor JSON; write {file.PATH} with the path of a key in PEM, of a JWK, or of a service account's JSON file")
 }
+
+// trimKey takes off what editors put around a text.
+func trimKey(text string) string {
+	return strings.TrimSpace(strings.TrimPrefix(text, "\xef\xbb\xbf"))
+}
+
+var errBrokenJSON = keyError("the JSON is broken, or not whole")
 
 func parseJSONKey(text []byte) (*signingKey, error) {
 	var form struct {
@@ -70,7 +80,7 @@ func parseJSONKey(text []byte) (*signingKey, error) {
 		ClientEmail  string          `json:"client_email"`
 	}
 	if json.Unmarshal(text, &form) != nil {
-		return nil, keyError("the JSON is broken, or not whole")
+		return nil, errBrokenJSON
 	}
 	switch {
 	case form.Keys != nil:
@@ -106,15 +116,30 @@ func parseJSONKey(text []byte) (*signingKey, error) {
 	return key, nil
 }
 
-// accountOf is the service account whose key it is; "": it does not say.
-func accountOf(text string) string {
+// minKeySecret is how long the least line or field is that holds a key: 32 bytes in
+// base64.
+const minKeySecret = 43
+
+// keySecrets returns the parts of a key's text that are secret: what is long, and in
+// base64.
+func keySecrets(text string) []string {
+	parts := strings.FieldsFunc(strings.ReplaceAll(text, `\n`, "\n"), func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("+/-_=", r))
+	})
+	return slices.DeleteFunc(parts, func(part string) bool { return len(part) < minKeySecret })
+}
+
+// accountOf is the service account whose key it is; "": it does not say. Half of a
+// file is an error: it would be another's.
+func accountOf(text string) (string, error) {
 	var form struct {
 		ClientEmail string `json:"client_email"`
 	}
-	if json.Unmarshal([]byte(strings.TrimSpace(text)), &form) != nil {
-		return ""
+	text = trimKey(text)
+	if strings.HasPrefix(text, "{") && json.Unmarshal([]byte(text), &form) != nil {
+		return "", errBrokenJSON
 	}
-	return form.ClientEmail
+	return form.ClientEmail, nil
 }
 
 // parsePEMKey reads the private key, and the certificates, of a PEM text.
@@ -126,7 +151,8 @@ func parsePEMKey(text string) (*signingKey, error) {
 	text = strings.ReplaceAll(text, "----------BEGIN", "-----\n-----BEGIN")
 	var key *signingKey
 	var chain []*x509.Certificate
-	for rest := []byte(text); ; {
+	rest, begun := []byte(text), strings.Count(text, "-----BEGIN")
+	for ; ; begun-- {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			break
@@ -152,10 +178,12 @@ func parsePEMKey(text string) (*signingKey, error) {
 		key = one
 	}
 	switch {
+	case begun > 0, bytes.HasPrefix(bytes.TrimSpace(rest), []byte("-")): // what does not end is skipped, be it the certificate of a whole key
+		return nil, keyError("the PEM is broken, or not whole")
 	case key == nil && len(chain) > 0:
 		return nil, keyError("this is a certificate; its private key is needed")
 	case key == nil:
-		return nil, keyError("the PEM is broken, or not whole")
+		return nil, keyError("there is no private key in it")
 	}
 	key.chain = chain
 	return key, nil
@@ -204,6 +232,9 @@ func newSigningKey(private any) (*signingKey, error) {
 		if !known {
 			return nil, keyError("the curve %s has no signing algorithm; there are P-256, P-384, P-521 and Ed25519", private.Curve.Params().Name)
 		}
+		if !isOneKey(private) {
+			return nil, keyError("the key is broken: its public half belongs to another key")
+		}
 		return &signingKey{private: private, algs: []string{alg}}, nil
 	case ed25519.PrivateKey:
 		return &signingKey{private: private, algs: []string{"EdDSA"}}, nil
@@ -213,6 +244,17 @@ func newSigningKey(private any) (*signingKey, error) {
 		return nil, keyError("this is the public key; the private one is needed")
 	}
 	return nil, keyError("a key of this kind cannot sign; there are RSA, P-256, P-384, P-521 and Ed25519")
+}
+
+// isOneKey says whether the halves of a key belong together. A JWK has both, and
+// where they do not, nobody could verify what it signs.
+func isOneKey(key *ecdsa.PrivateKey) bool {
+	private, err := key.ECDH()
+	if err != nil {
+		return false
+	}
+	public, err := key.PublicKey.ECDH()
+	return err == nil && private.PublicKey().Equal(public)
 }
 
 // algorithm returns the algorithm to sign with. One that does not fit the key is
@@ -246,9 +288,9 @@ func (k *signingKey) header(id string, now time.Time) (map[string]any, error) {
 	case !comparable || !public.Equal(leaf.PublicKey):
 		return nil, keyError("the certificate that stands with it belongs to another key")
 	case now.After(leaf.NotAfter):
-		return nil, keyError("the certificate that stands with it ended on %s", leaf.NotAfter.UTC().Format(time.DateOnly))
+		return nil, keyError("the certificate that stands with it ended on %s", leaf.NotAfter.UTC().Format(time.DateTime))
 	case now.Before(leaf.NotBefore):
-		return nil, keyError("the certificate that stands with it begins on %s", leaf.NotBefore.UTC().Format(time.DateOnly))
+		return nil, tooEarly{keyError("the certificate that stands with it begins on %s", leaf.NotBefore.UTC().Format(time.DateTime))}
 	}
 	x5c := make([]string, len(k.chain))
 	for i, certificate := range k.chain {

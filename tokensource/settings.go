@@ -29,10 +29,12 @@ type settings struct {
 	authorizeParams        []Param
 	clientAuth             string
 	privateKey             string
+	keyTexts               []string // that stood in its place
 	keyID, signingAlg      string
 	claims                 []Claim
 	audience               string // of assertions
-	grantAssertion         bool   // whether the grant has one
+	grantAssertion         bool   // whether this request has one of the grant
+	grantsClaims           bool   // whether claims are of that, and not of the client
 	assertion              string // the grant's, once it is signed
 	readyAssertion         string // of the client, as it was written
 	clientAssertion        string // the client's, once it is signed
@@ -45,7 +47,8 @@ type settings struct {
 	params                 []Param // of every request, then of this one
 	placesRefreshToken     bool
 	secrets                []string
-	digest                 string // of what the placeholders stood for, to see a change
+	others                 map[string]*Token // of other sources, by their names
+	digest                 string            // of what the placeholders stood for, to see a change
 }
 
 // purpose is what a request to the provider is for.
@@ -61,11 +64,11 @@ const (
 
 // resolve expands every template of the configuration for one request. What is
 // not written there was found by discovery.
-func (s *Source) resolve(why purpose, current descent, found *tokenEndpoint) (*settings, error) {
+func (s *Source) resolve(why purpose, current descent, found *tokenEndpoint, other func(string) (string, error)) (*settings, error) {
 	c := &s.config
 	refresh := why == forRefresh
 	set := &settings{scopeSeparator: c.ScopeSeparator, refreshToken: current.token, seed: current.seed, clientAuth: s.clientAuth(found)}
-	r := &resolver{lookup: c.Lookup}
+	r := &resolver{lookup: c.Lookup, other: other}
 	e := &expansion{resolver: r}
 
 	set.clientID = e.text("client_id", c.ClientID)
@@ -88,14 +91,13 @@ func (s *Source) resolve(why purpose, current descent, found *tokenEndpoint) (*s
 		set.redirectURI = e.text("redirect_uri", c.RedirectURI)
 		set.authorizeParams = e.params(c.AuthorizeParams, false)
 	}
-	set.params = e.params(c.Params, c.Grant == "custom")
+	if why != forRevocation {
+		set.params = e.params(c.Params, c.Grant == "custom")
+	}
 
 	set.request = c.TokenRequest.Inherit(Request{})
 	if why == forDevice || why == forRevocation {
 		set.request = Request{Method: http.MethodPost, Encoding: "form", Header: c.TokenRequest.Header}
-	}
-	if why == forRevocation {
-		set.params = nil
 	}
 	if refresh {
 		r.refreshToken = set.refreshToken
@@ -135,14 +137,14 @@ func (s *Source) resolve(why purpose, current descent, found *tokenEndpoint) (*s
 	host := hostOf(set.url) // is told in errors, also where a placeholder stands for it
 	set.digest = digest(r.resolved)
 	set.secrets = append(e.secrets, slices.DeleteFunc(r.resolved, func(value string) bool {
-		return strings.Contains(host, value)
+		return strings.Contains(host, value) || slices.Contains(set.keyTexts, value)
 	})...)
 	return set, nil
 }
 
 // proofs resolves what a request proves itself, or whom it is for, with.
 func (e *expansion) proofs(set *settings, c *Config, begins bool) {
-	set.privateKey = e.secret("private_key", c.PrivateKey)
+	set.privateKey, set.keyTexts = e.key(c.PrivateKey)
 	set.keyID, set.signingAlg = e.text("key_id", c.KeyID), c.SigningAlg
 	for _, claim := range c.Claims {
 		set.claims = append(set.claims, Claim{claim.Name, e.text("claim "+claim.Name, claim.Value)})
@@ -151,10 +153,13 @@ func (e *expansion) proofs(set *settings, c *Config, begins bool) {
 		set.readyAssertion = strings.TrimSpace(e.secret("client_assertion", c.ClientAssertion))
 	}
 	set.signsClient = clientAuths[set.clientAuth].assertion != nil && set.readyAssertion == ""
-	set.grantAssertion = begins && c.Grant == "jwt_bearer" && c.PrivateKey != ""
+	set.grantsClaims = c.Grant == "jwt_bearer" && c.PrivateKey != ""
+	set.grantAssertion = set.grantsClaims && begins
 	if !begins || c.Grant != "token_exchange" {
 		return
 	}
+	e.takesOthers = true
+	defer func() { e.takesOthers = false }()
 	set.subjectTokenType, set.actorTokenType = c.SubjectTokenType, c.ActorTokenType
 	if c.SubjectToken != Caller {
 		set.subjectToken = strings.TrimSpace(e.secret("subject_token", c.SubjectToken))
@@ -211,6 +216,19 @@ func (e *expansion) secret(option, template string) string {
 	return text
 }
 
+// key resolves a private key, and returns what stood in the place of its
+// placeholders. Of its text only that is a secret which is the key: the names around
+// it are what an error is about.
+func (e *expansion) key(template string) (text string, resolved []string) {
+	before := len(e.resolved)
+	text, err := e.resolver.secret("private_key", template)
+	if e.err == nil {
+		e.err = err
+	}
+	e.secrets = append(e.secrets, keySecrets(text)...)
+	return text, e.resolved[before:]
+}
+
 // secretName is what names of parameters look like that hold a secret.
 var secretName = regexp.MustCompile(`(?i)pass|secret|token|key|pin$|code|assertion|signature|credential|auth`)
 
@@ -221,6 +239,8 @@ func IsSecretName(name string) bool { return secretName.MatchString(name) }
 // params resolves a list of parameters. Which of them are secret only their
 // names can tell; in a login that is not OAuth, any may be.
 func (e *expansion) params(list []Param, all bool) []Param {
+	e.takesOthers = true
+	defer func() { e.takesOthers = false }()
 	out := make([]Param, len(list))
 	for i, p := range list {
 		option := "param " + p.Name
@@ -249,6 +269,7 @@ func (e *expansion) request(r Request, all bool) Request {
 		e.err = err
 	}
 	r.URL = address
+	e.takesOthers = true
 	header := make([]Header, len(r.Header))
 	for i, h := range r.Header {
 		value := e.text("header "+h.Name, h.Value)
@@ -262,6 +283,7 @@ func (e *expansion) request(r Request, all bool) Request {
 		header[i] = Header{Name: h.Name, Value: value}
 	}
 	r.Header = header
+	e.takesOthers = false
 	r.Params = e.params(r.Params, all)
 	return r
 }

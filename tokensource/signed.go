@@ -3,6 +3,7 @@ package tokensource
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -21,27 +22,31 @@ const (
 
 // ask sends a request, signed as the provider wants it. Where that could not be
 // known, because its clock is another or because it wants a nonce (RFC 9449, section
-// 8), the first answer tells it, and the request is sent once more.
+// 8), the first answer tells it, and the request is sent once more. What was taken
+// at last is signed by from then on: a Date alone may be that of a proxy in front.
 func (s *Source) ask(ctx context.Context, a *call, set *settings) (*exchange, *answer, *Error) {
 	proof, problem := s.proofKeyFor(a.purpose, a.previous)
 	if problem != nil {
 		return nil, nil, problem
 	}
+	ahead := time.Duration(s.ahead.Load())
 	for signedAnew, nonced := false, false; ; {
-		skew, nonce := time.Duration(s.skew.Load()), s.nonce.Load()
+		nonce := s.nonce.Load()
 		x := &exchange{
 			settings: set, config: &s.config, grant: s.config.Grant, refresh: a.purpose == forRefresh,
-			read: a.read, permit: permitOf(ctx), clock: time.Now().Add(skew), proof: proof,
+			read: a.read, permit: permitOf(ctx), clock: time.Now().Add(ahead), skew: time.Duration(s.skew.Load()), proof: proof,
 		}
 		if nonce != nil {
 			x.nonce = *nonce
 		}
 		if err := set.sign(x.clock); err != nil {
-			return nil, nil, &Error{Reason: err.Error(), Permanent: true}
+			_, passes := errors.AsType[tooEarly](err)
+			return nil, nil, &Error{Reason: err.Error(), Permanent: !passes}
 		}
 		answer, problem := s.exchange(ctx, a, x)
 		s.learn(x)
 		if problem == nil {
+			s.ahead.Store(int64(ahead))
 			return x, answer, x.binding(answer)
 		}
 		isSigned := proof != nil || set.signs()
@@ -49,8 +54,8 @@ func (s *Source) ask(ctx context.Context, a *call, set *settings) (*exchange, *a
 		case problem.Code == "use_dpop_nonce" && proof != nil && x.nonce != "" && !nonced:
 			nonced = true
 			continue
-		case isSigned && refusesSignature(a.purpose, problem) && (x.skew-skew).Abs() > negligible && !signedAnew:
-			signedAnew = true
+		case isSigned && a.refusesSignature(problem) && (x.skew-ahead).Abs() > negligible && !signedAnew:
+			signedAnew, ahead = true, x.skew
 			continue
 		}
 		problem.Grant, problem.ClientAuth = s.config.Grant, set.clientAuth
@@ -87,15 +92,17 @@ func (x *exchange) binding(a *answer) *Error {
 func (s *settings) signs() bool { return s.assertion != "" || s.signsClient }
 
 // refusesSignature says whether an answer can mean that what was signed came at the
-// wrong time, and nothing was spent: who sends a refresh token twice loses the grant.
-func refusesSignature(why purpose, e *Error) bool {
+// wrong time, and nothing was spent: who sends a refresh token or a code twice loses
+// the grant.
+func (a *call) refusesSignature(e *Error) bool {
+	spends := a.purpose != forToken || a.values != nil
 	switch e.Code {
 	case "invalid_client", "invalid_dpop_proof", "invalid_client_assertion":
 		return true
 	case "invalid_grant", "invalid_request", "unauthorized_client":
-		return why == forToken
+		return !spends
 	case "":
-		return why == forToken && e.StatusCode >= 400 && e.StatusCode < 500 && e.StatusCode != http.StatusTooManyRequests
+		return !spends && e.StatusCode >= 400 && e.StatusCode < 500 && e.StatusCode != http.StatusTooManyRequests
 	}
 	return false
 }

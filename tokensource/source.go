@@ -19,6 +19,7 @@ import (
 	"errors"
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // A Source obtains tokens. It is safe for concurrent use.
@@ -30,6 +31,7 @@ type Source struct {
 	doubtful atomic.Bool              // what was found before is to be looked for again
 
 	skew  atomic.Int64           // by which the provider's clock was ahead at last, in nanoseconds
+	ahead atomic.Int64           // likewise, of the clock by which was signed what it has taken
 	nonce atomic.Pointer[string] // its last one for a DPoP proof; nil: none
 }
 
@@ -173,7 +175,8 @@ func refused(e *Error) bool {
 }
 
 // Ready says what keeps a token request from being sent, as far as that can be told
-// without one: secrets that cannot be read, or metadata that cannot be had. The
+// without one: secrets that cannot be read, a key that cannot sign, or metadata that
+// cannot be had. The
 // error is an *Error.
 func (s *Source) Ready(ctx context.Context) error {
 	why := forToken
@@ -188,7 +191,11 @@ func (s *Source) Ready(ctx context.Context) error {
 	if problem != nil {
 		return problem
 	}
-	if _, err := s.resolve(why, descent{}, found); err != nil {
+	set, problem := s.settle(ctx, why, descent{}, found)
+	if problem != nil {
+		return problem
+	}
+	if err := set.sign(time.Now()); err != nil {
 		return &Error{Reason: err.Error(), Permanent: true}
 	}
 	return nil
