@@ -17,11 +17,11 @@ import (
 )
 
 // interopLifetime is how many seconds tokens live. They are renewed after a small
-// part of that (soon), so that no machine is too slow for them.
+// part of that (renewedEarly), so that no machine is too slow for them.
 const (
 	interopLifetime = 60
-	soon            = "refresh_at 5%\n"
-	sooner          = "refresh_at 1%\n" // at zitadel's, where they live for five minutes
+	renewedEarly    = "refresh_at 5%\n"
+	renewedEarlier  = "refresh_at 1%\n" // at zitadel's, where they live for five minutes
 )
 
 // TestInterop drives each cell of the table that docs/interop.md shows: servers
@@ -191,9 +191,9 @@ func (r *interopRow) upstream() string {
 
 func (r *interopRow) renewedSoon() string {
 	if r.server.word == "zitadel" {
-		return sooner
+		return renewedEarlier
 	}
-	return soon
+	return renewedEarly
 }
 
 // source are the options of the row's source, at the server or what stands before
