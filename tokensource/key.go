@@ -147,6 +147,11 @@ func parsePEMKey(text string) (*signingKey, error) {
 	if !strings.Contains(text, "\n") { // as a variable of the environment often has it
 		text = strings.ReplaceAll(text, `\n`, "\n")
 	}
+	lines := strings.Split(text, "\n")
+	for i, line := range lines { // which a Caddyfile has indented
+		lines[i] = strings.TrimSpace(line)
+	}
+	text = strings.Join(lines, "\n")
 	// Two files, one behind the other, whose last newline is gone.
 	text = strings.ReplaceAll(text, "----------BEGIN", "-----\n-----BEGIN")
 	var key *signingKey
