@@ -90,7 +90,7 @@ func (r *Refresher) Of(name string) *Refresher {
 	options := r.options
 	options.PerSubject, options.onDemand, options.Lineage = false, true, nil
 	one := &subject{digest: digest, refresher: New(options), heard: now}
-	one.refresher.now, one.refresher.closed = r.now, r.closed
+	one.refresher.now, one.refresher.closed, one.refresher.ended = r.now, r.closed, r.Ended()
 	one.refresher.Attach(&Environment{Source: &oneSubject{s, name}, Log: zap.NewNop()})
 	s.known[digest] = s.recent.PushFront(one)
 	for oldest := s.recent.Back(); s.recent.Len() > mostSubjects || now.Sub(oldest.Value.(*subject).heard) > subjectIdle; oldest = s.recent.Back() {
@@ -145,7 +145,7 @@ func (o *oneSubject) Obtain(ctx context.Context, previous *tokensource.Token) (*
 	ended := r.ended
 	r.mu.Unlock()
 	if ended || e == nil {
-		return nil, errEnded
+		return nil, &tokensource.Error{Reason: errEnded.Reason} // and not itself, which says that nobody was to be asked
 	}
 	if held := s.held(); held != nil {
 		return nil, held
