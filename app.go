@@ -57,6 +57,14 @@ func (a *App) Provision(ctx caddy.Context) error {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Sources)) {
+		if err := a.check(name, a.Sources[name]); err != nil {
+			return fmt.Errorf("source %s: %w", name, err)
+		}
+	}
+	if name, m := checkOthers(a.Sources); m != nil {
+		return fmt.Errorf("source %s: %w", name, m)
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.Sources)) {
 		if err := a.provision(name, a.Sources[name]); err != nil {
 			return fmt.Errorf("source %s: %w", name, err)
 		}
@@ -64,7 +72,8 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-func (a *App) provision(name string, s *Source) error {
+// check finds what is wrong with a source by itself.
+func (a *App) check(name string, s *Source) error {
 	if m := checkSourceName(name); m != nil {
 		return m
 	}
@@ -74,12 +83,16 @@ func (a *App) provision(name string, s *Source) error {
 	if m := s.check(); m != nil {
 		return m
 	}
+	return nil
+}
+
+func (a *App) provision(name string, s *Source) error {
 	for _, secret := range s.secrets() {
 		if warning := literalWarning(secret.value); warning != "" {
 			a.log.Warn(warning, zap.String("source", name), zap.String("option", secret.option))
 		}
 	}
-	key, err := keyOf(name, s) // before a transport adds its defaults
+	key, err := a.keyOf(name) // before a transport adds its defaults
 	if err != nil {
 		return err
 	}
@@ -118,13 +131,15 @@ func (a *App) transport(s *Source) (*reverseproxy.HTTPTransport, error) {
 // in the background: a provider that is down does not keep Caddy from
 // starting.
 func (a *App) Start() error {
-	for name, running := range a.running {
-		s := a.Sources[name]
-		obtainer, err := s.obtainer(tokenTransport{running.transport})
+	for name, running := range a.running { // before the first of them asks for another's token
+		obtainer, err := a.Sources[name].obtainer(tokenTransport{running.transport}, otherSources(a.running))
 		if err != nil {
 			return fmt.Errorf("source %s: %w", name, err)
 		}
 		running.source = obtainer
+	}
+	for name, running := range a.running {
+		s, obtainer := a.Sources[name], running.source
 		running.store = &store{storage: a.ctx.Storage(), name: name, source: obtainer, keys: a.EncryptionKeys}
 		running.log = a.log.Named(name).With(zap.String("provider", s.provider()))
 		running.detach = running.refresher.Attach(&refresher.Environment{

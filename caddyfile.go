@@ -69,6 +69,9 @@ func parseInjectToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, erro
 		if h.Nesting() != 1 {
 			continue
 		}
+		if h.Val() == "dynamic" {
+			r.places["dynamic"] = placeOf(h.Dispenser)
+		}
 		var parse transportOption
 		if parse, own = transportOptions[h.Val()]; !own {
 			h.RemainingArgs() // they are no options, whatever they look like
@@ -95,7 +98,7 @@ func parseInjectToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, erro
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range []*mistake{checkAllowHosts(handler, t.AllowHosts), t.checkUpstreamSources(handler)} {
+	for _, m := range []*mistake{checkAllowHosts(handler, t.AllowHosts), t.checkUpstreamSources(handler), checkDynamic(h, handler)} {
 		if m != nil {
 			return nil, r.locate(m)
 		}
@@ -155,6 +158,20 @@ func (t *Transport) checkNamedSources(h httpcaddyfile.Helper) *mistake {
 		return m
 	}
 	return in.checkFormats(t.namedSources(sources), sources)
+}
+
+// checkDynamic wants what dynamic token_source names to exist.
+func checkDynamic(h httpcaddyfile.Helper, handler *reverseproxy.Handler) *mistake {
+	sources, err := sourcesOf(h)
+	if err != nil {
+		return nil // seen before
+	}
+	for _, u := range dynamicUpstreams(handler.DynamicUpstreamsRaw) {
+		if m := u.check(sources); m != nil {
+			return m
+		}
+	}
+	return nil
 }
 
 // parseReverseProxy hands what is left of the block to reverse_proxy.

@@ -78,7 +78,8 @@ import (
 //	    }
 //	}
 //
-// It may stand several times, also in imported files; the sources add up.
+// It may stand several times, also in imported files; the sources add up. One whose
+// token another sends, by {source.NAME}, stands in the same block or before it.
 func parseTokenSources(d *caddyfile.Dispenser, existing any) (any, error) {
 	app := new(App)
 	if before, ok := existing.(httpcaddyfile.App); ok {
@@ -93,12 +94,13 @@ func parseTokenSources(d *caddyfile.Dispenser, existing any) (any, error) {
 	if d.NextArg() {
 		return nil, d.Errf("token_sources takes no argument, only a block of sources")
 	}
+	readers := make(map[string]*optionReader) // of the sources of this block
 	for d.NextBlock(0) {
 		r := newOptionReader(d, "token_sources")
 		var err error
 		switch d.Val() {
 		case "source":
-			err = app.parseSource(r)
+			err = app.parseSource(r, readers)
 		case "encryption_key":
 			err = app.parseEncryptionKeys(r)
 		default:
@@ -108,10 +110,14 @@ func parseTokenSources(d *caddyfile.Dispenser, existing any) (any, error) {
 			return nil, err
 		}
 	}
+	if name, m := checkOthers(app.Sources); m != nil {
+		m.text = "source " + name + ": " + m.text
+		return nil, readers[name].locate(m)
+	}
 	return httpcaddyfile.App{Name: "token_sources", Value: caddyconfig.JSON(app, nil)}, nil
 }
 
-func (a *App) parseSource(r *optionReader) error {
+func (a *App) parseSource(r *optionReader, readers map[string]*optionReader) error {
 	args := r.RemainingArgs()
 	if len(args) != 1 {
 		return r.start.Errf("source takes one argument, its name")
@@ -132,7 +138,7 @@ func (a *App) parseSource(r *optionReader) error {
 		m.text = "source " + name + ": " + m.text
 		return r.locate(m)
 	}
-	a.Sources[name] = s
+	a.Sources[name], readers[name] = s, r
 	return nil
 }
 

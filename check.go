@@ -208,29 +208,30 @@ func (s *Source) checkURL(option, text string) *mistake {
 	return nil
 }
 
-// checkPlaceholders refuses what looks like a placeholder and is none. In a
-// secret braces stand for themselves.
-func (s *Source) checkPlaceholders() *mistake {
-	type template struct{ option, text string }
-	templates := []template{{"client_id", s.ClientID}, {"username", s.Username}, {"redirect_uri", s.RedirectURI}, {"key_id", s.KeyID}}
+// templated is an option that may hold placeholders.
+type templated struct{ option, text string }
+
+// templates returns the options in which what looks like a placeholder must be one.
+func (s *Source) templates() []templated {
+	templates := []templated{{"client_id", s.ClientID}, {"username", s.Username}, {"redirect_uri", s.RedirectURI}, {"key_id", s.KeyID}}
 	for _, claim := range s.Claims {
-		templates = append(templates, template{"claim " + claim.Name, claim.Value})
+		templates = append(templates, templated{"claim " + claim.Name, claim.Value})
 	}
 	for _, p := range s.AuthorizeParams {
-		templates = append(templates, template{"authorize_param " + p.Name, p.Value})
+		templates = append(templates, templated{"authorize_param " + p.Name, p.Value})
 	}
 	for _, scope := range s.Scopes {
-		templates = append(templates, template{"scope", scope})
+		templates = append(templates, templated{"scope", scope})
 	}
 	for _, p := range s.Params {
-		templates = append(templates, template{"param " + p.Name, p.Value}, template{"param_json " + p.Name, string(p.JSON)})
+		templates = append(templates, templated{"param " + p.Name, p.Value}, templated{"param_json " + p.Name, string(p.JSON)})
 	}
 	add := func(option string, r *TokenRequest) {
 		for _, h := range r.Headers {
-			templates = append(templates, template{option + " header " + h.Name, h.Value})
+			templates = append(templates, templated{option + " header " + h.Name, h.Value})
 		}
 		for _, p := range r.Params {
-			templates = append(templates, template{option + " param " + p.Name, p.Value}, template{option + " param " + p.Name, string(p.JSON)})
+			templates = append(templates, templated{option + " param " + p.Name, p.Value}, templated{option + " param " + p.Name, string(p.JSON)})
 		}
 	}
 	if s.TokenRequest != nil {
@@ -239,7 +240,13 @@ func (s *Source) checkPlaceholders() *mistake {
 	if s.RefreshRequest != nil {
 		add("refresh_request", s.RefreshRequest)
 	}
-	for _, t := range templates {
+	return templates
+}
+
+// checkPlaceholders refuses what looks like a placeholder and is none. In a
+// secret braces stand for themselves.
+func (s *Source) checkPlaceholders() *mistake {
+	for _, t := range s.templates() {
 		for _, name := range tokensource.Placeholders(t.text) {
 			if m := checkPlaceholder(t.option, name); m != nil {
 				return m
@@ -257,6 +264,8 @@ func (s *Source) checkPlaceholders() *mistake {
 func checkPlaceholder(option, name string) *mistake {
 	switch {
 	case isRuntime(name):
+	case strings.HasPrefix(name, tokensource.SourcePlaceholder):
+		return checkOtherPlaceholder(option, name)
 	case name == tokensource.RefreshTokenPlaceholder && strings.HasPrefix(option, "refresh_request"):
 	case name == tokensource.RefreshTokenPlaceholder:
 		return wrong(option, "{refresh_token} can be used in refresh_request alone")

@@ -59,8 +59,9 @@ func runCheck(fl caddycmd.Flags) (int, error) {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	refused := 0
+	sources := &checkedSources{app: provisioned.(*App), obtained: make(map[string]checkedToken)}
 	for _, name := range names {
-		if !provisioned.(*App).checkSource(name) {
+		if !sources.check(name) {
 			refused++
 		}
 	}
@@ -102,31 +103,80 @@ func loadSources(file, adapter string) (*loadedSources, error) {
 	return out, nil
 }
 
-// checkSource obtains a token, and says what came of it in one line.
-func (a *App) checkSource(name string) (works bool) {
-	s := a.Sources[name]
-	source, err := s.obtainer(tokenTransport{a.running[name].transport})
-	if err != nil {
-		fmt.Printf("%s: %v\n", name, err)
-		return false
+// checkedSources obtains a token of each source once, for itself and for those that
+// send it.
+type checkedSources struct {
+	app      *App
+	obtained map[string]checkedToken
+}
+
+type checkedToken struct {
+	token *tokensource.Token
+	err   error
+}
+
+func (c *checkedSources) source(name string) (*tokensource.Source, error) {
+	return c.app.Sources[name].obtainer(tokenTransport{c.app.running[name].transport}, c)
+}
+
+func (c *checkedSources) obtain(ctx context.Context, name string) (*tokensource.Token, error) {
+	if got, there := c.obtained[name]; there {
+		return got.token, got.err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	grant, _ := tokensource.GrantByName(s.Grant)
-	if grant.Person || grant.BeginsWithRefreshToken() || s.takesCallers() {
-		if err := source.Ready(ctx); err != nil {
-			return explained(name, err)
-		}
-		if s.takesCallers() {
-			fmt.Printf("%s: not asked, for each caller brings its own token; its secrets and addresses can be had\n", name)
-		} else if grant.Person {
-			fmt.Printf("%s: not asked, for a person begins this; its secrets and addresses can be had. Whether that was done says caddy token-source show %s; it is done with %s\n", name, name, authorizeCommand(name))
-		} else {
-			fmt.Printf("%s: not asked, for it would spend the refresh token; its secrets and addresses can be had. Whether it works says: caddy token-source show %s\n", name, name)
-		}
-		return true
+	source, err := c.source(name)
+	if err != nil {
+		return nil, err
 	}
 	token, err := source.Obtain(ctx, nil)
+	c.obtained[name] = checkedToken{token, err}
+	return token, err
+}
+
+// whyNotAsked says why no token is obtained of a source here; "": one is.
+func (c *checkedSources) whyNotAsked(name string) string {
+	s := c.app.Sources[name]
+	grant, _ := tokensource.GrantByName(s.Grant)
+	switch {
+	case s.takesCallers():
+		return "each caller brings its own token"
+	case grant.Person:
+		return "a person begins this"
+	case grant.BeginsWithRefreshToken():
+		return "it would spend the refresh token"
+	}
+	for _, other := range s.others() {
+		if c.whyNotAsked(other) != "" {
+			return "it sends the token of " + other + ", which is not asked"
+		}
+	}
+	return ""
+}
+
+// check obtains a token, and says what came of it in one line.
+func (c *checkedSources) check(name string) (works bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	s := c.app.Sources[name]
+	if why := c.whyNotAsked(name); why != "" {
+		source, err := c.source(name)
+		if err == nil && !slices.ContainsFunc(s.others(), func(other string) bool { return c.whyNotAsked(other) != "" }) {
+			why += "; its secrets and addresses can be had"
+			err = source.Ready(ctx)
+		}
+		if err != nil {
+			return explained(name, err)
+		}
+		switch grant, _ := tokensource.GrantByName(s.Grant); {
+		case s.takesCallers():
+		case grant.Person:
+			why += fmt.Sprintf(". Whether that was done says caddy token-source show %s; it is done with %s", name, authorizeCommand(name))
+		default:
+			why += ". Whether it works says: caddy token-source show " + name
+		}
+		fmt.Printf("%s: not asked, for %s\n", name, why)
+		return true
+	}
+	token, err := c.obtain(ctx, name)
 	if err != nil {
 		return explained(name, err)
 	}
@@ -138,6 +188,29 @@ func (a *App) checkSource(name string) (works bool) {
 	}
 	return true
 }
+
+// Token obtains the token of a source that another sends.
+func (c *checkedSources) Token(ctx context.Context, name string) (*tokensource.Token, *tokensource.Error) {
+	token, err := c.obtain(ctx, name)
+	if err == nil {
+		return token, nil
+	}
+	if e, ok := errors.AsType[*tokensource.Error](err); ok {
+		return nil, e
+	}
+	return nil, new(tokensource.Error)
+}
+
+// Current returns nothing: nobody comes again.
+func (*checkedSources) Current(string) *tokensource.Token { return nil }
+
+// Replacement returns nothing: each source is asked once.
+func (*checkedSources) Replacement(context.Context, string, *tokensource.Token) *tokensource.Token {
+	return nil
+}
+
+// Identity returns nothing: nothing is stored.
+func (*checkedSources) Identity(string) (string, error) { return "", nil }
 
 func explained(name string, err error) bool {
 	text := err.Error()

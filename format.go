@@ -243,6 +243,9 @@ func (in *injection) checkFormats(own, all map[string]*Source) *mistake {
 			if all[name] == nil {
 				return f.wrong("the format of %s: %v", f.field, unknownSource(name, all))
 			}
+			if all[name].takesCallers() {
+				return f.wrong("the format of %s: the source %s has a token for each caller, and none of its own", f.field, name)
+			}
 		}
 		for _, name := range f.names(responsePrefix) {
 			for _, source := range slices.Sorted(maps.Keys(own)) {

@@ -39,6 +39,7 @@ import (
 func init() {
 	caddy.RegisterModule(App{})
 	caddy.RegisterModule(Transport{})
+	caddy.RegisterModule(new(DynamicUpstream))
 	caddy.RegisterModule(Callback{})
 	caddy.RegisterModule(AdminAPI{})
 	caddy.OnExit(awaitTokenRequests)
@@ -66,6 +67,10 @@ var (
 	_ caddy.CleanerUpper    = (*Transport)(nil)
 	_ caddyfile.Unmarshaler = (*Transport)(nil)
 	_ http.RoundTripper     = (*Transport)(nil)
+
+	_ caddy.Provisioner           = (*DynamicUpstream)(nil)
+	_ caddyfile.Unmarshaler       = (*DynamicUpstream)(nil)
+	_ reverseproxy.UpstreamSource = (*DynamicUpstream)(nil)
 
 	_ reverseproxy.TLSTransport                        = (*Transport)(nil)
 	_ reverseproxy.H2CTransport                        = (*Transport)(nil)

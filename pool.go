@@ -35,6 +35,21 @@ func keyOf(name string, s *Source) (poolKey, error) {
 	return poolKey{name, base64.RawURLEncoding.EncodeToString(sum[:])}, nil
 }
 
+// keyOf is that of a source together with those whose tokens it sends: where one of
+// them becomes another's, so does it.
+func (a *App) keyOf(name string) (poolKey, error) {
+	key, err := keyOf(name, a.Sources[name])
+	for _, other := range a.Sources[name].others() {
+		if err != nil {
+			return key, err
+		}
+		var of poolKey
+		of, err = a.keyOf(other)
+		key.fingerprint += " " + of.name + " " + of.fingerprint
+	}
+	return key, err
+}
+
 // lineages holds the refresh tokens of each identity whose grant begins with
 // one, or with a person, for as long as the process lives: where an option of such a source
 // changes, its new refresher goes on with the refresh token of the old one. The

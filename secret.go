@@ -43,7 +43,7 @@ func literalWarning(secret string) string {
 	switch {
 	case secret == "",
 		slices.ContainsFunc(tokensource.Placeholders(secret), func(name string) bool {
-			return isRuntime(name) || name == tokensource.RefreshTokenPlaceholder
+			return isRuntime(name) || name == tokensource.RefreshTokenPlaceholder || strings.HasPrefix(name, tokensource.SourcePlaceholder)
 		}):
 		return ""
 	case strings.HasPrefix(secret, "/"), strings.Contains(secret, "{file"), strings.Contains(secret, "{env"):

@@ -135,7 +135,9 @@ type Source struct {
 	// What stands between scopes. Default: a space.
 	ScopeSeparator string `json:"scope_separator,omitempty"`
 
-	// Parameters of every token request.
+	// Parameters of every token request. In their values, and in those of header
+	// fields, `{source.NAME}` stands for the current token of another source: a
+	// login in two steps is two sources.
 	Params []Param `json:"params,omitempty"`
 
 	// How the token request deviates from a POST of a form.
@@ -278,7 +280,7 @@ var expiresInUnits = map[string]time.Duration{
 const userAgent = "caddy-inject-token"
 
 // obtainer returns what obtains a token of this source, over a transport.
-func (s *Source) obtainer(transport http.RoundTripper) (*tokensource.Source, error) {
+func (s *Source) obtainer(transport http.RoundTripper, others tokensource.Others) (*tokensource.Source, error) {
 	c := tokensource.Config{
 		Grant:           s.Grant,
 		TokenURL:        s.TokenURL,
@@ -312,6 +314,7 @@ func (s *Source) obtainer(transport http.RoundTripper) (*tokensource.Source, err
 		InsecureHTTP:    s.InsecureHTTP,
 		Transport:       transport,
 		Lookup:          lookup,
+		Others:          others,
 		UserAgent:       userAgent,
 	}
 	c.SubjectTokenType, c.ActorTokenType = s.SubjectTokenType, s.ActorTokenType

@@ -88,6 +88,9 @@ func (t *Transport) inClear(handler *reverseproxy.Handler) (addresses []string) 
 // known from the configuration.
 func checkAllowHosts(handler *reverseproxy.Handler, allowed []string) *mistake {
 	open := hasBraces(handler.DynamicUpstreamsRaw)
+	if len(allowed) == 0 && len(dynamicUpstreams(handler.DynamicUpstreamsRaw)) > 0 {
+		return missingAllowHosts()
+	}
 	for _, upstream := range handler.Upstreams {
 		if strings.Contains(upstream.Dial, "{") {
 			open = true

@@ -48,17 +48,26 @@ func (s *Source) request(ctx context.Context, a *call) (*Token, *Error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
-	set, err := s.resolve(a.purpose, a.current, found)
-	if err != nil {
-		s.missed(found)
-		return nil, &Error{Reason: err.Error(), Permanent: true, Changed: s.changed(a, found, "")}
-	}
 	previous := a.previous
-	if a.subject != "" {
-		set.subjectToken, set.secrets = a.subject, append(set.secrets, a.subject)
+	var set *settings
+	var exchange *exchange
+	var answer *answer
+	for again := false; ; again = true {
+		if set, problem = s.settle(ctx, a.purpose, a.current, found); problem != nil {
+			if problem.Permanent {
+				problem.Changed = s.changed(a, found, "")
+			}
+			return nil, problem
+		}
+		if a.subject != "" {
+			set.subjectToken, set.secrets = a.subject, append(set.secrets, a.subject)
+		}
+		set.secrets = append(append(set.secrets, a.secrets...), previous.AccessToken)
+		exchange, answer, problem = s.ask(ctx, a, set)
+		if problem == nil || len(set.others) == 0 || !s.replaceOthers(ctx, set, problem) || again {
+			break
+		}
 	}
-	set.secrets = append(append(set.secrets, a.secrets...), previous.AccessToken)
-	exchange, answer, problem := s.ask(ctx, a, set)
 	if problem != nil {
 		s.doubt(problem)
 		login := s.judge(problem)
@@ -179,7 +188,7 @@ func (s *Source) judge(e *Error) bool {
 // something else now.
 func (s *Source) changed(a *call, found *tokenEndpoint, digest string) func() bool {
 	return func() bool {
-		set, err := s.resolve(a.purpose, a.current, found)
+		set, err := s.resolve(a.purpose, a.current, found, s.currentOther)
 		return err == nil && set.digest != digest
 	}
 }

@@ -108,6 +108,10 @@ type Config struct {
 	// Lookup resolves placeholders. Nil: there are none.
 	Lookup Lookup
 
+	// Others are the sources that {source.NAME} names in a parameter, a header field,
+	// a subject token or an actor token. Nil: there are none.
+	Others Others
+
 	// UserAgent is sent with each token request.
 	UserAgent string
 }

@@ -57,10 +57,9 @@ func (s *Source) Authorize(ctx context.Context, state string) (*Authorization, e
 	if m != nil {
 		found = s.tokenEndpointOf(m)
 	}
-	set, err := s.resolve(forAuthorization, descent{}, found)
-	if err != nil {
-		s.missed(found)
-		return nil, &Error{Reason: err.Error(), Permanent: true}
+	set, problem := s.settle(ctx, forAuthorization, descent{}, found)
+	if problem != nil {
+		return nil, problem
 	}
 	endpoint := set.authorizeURL
 	a := &Authorization{RedirectURI: set.redirectURI}

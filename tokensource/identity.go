@@ -65,7 +65,7 @@ func (a *asked) digest() string { return digest(slices.Concat(a.client, a.plain,
 
 func (s *Source) asked() (*asked, error) {
 	c := &s.config
-	e := &expansion{resolver: &resolver{lookup: c.Lookup}}
+	e := &expansion{resolver: &resolver{lookup: c.Lookup, other: s.identityOfOther}}
 	endpoint := e.text("token_url", c.TokenURL)
 	if endpoint == "" {
 		endpoint = e.text("issuer", c.Issuer)
@@ -88,7 +88,9 @@ func (s *Source) asked() (*asked, error) {
 		}
 	}
 	if c.SubjectToken != "" && c.SubjectToken != Caller {
+		e.takesOthers = true
 		a.secret = append(a.secret, subjectOf(e.secret("subject_token", c.SubjectToken)), subjectOf(e.secret("actor_token", c.ActorToken)))
+		e.takesOthers = false
 	}
 	if c.DPoP != "" {
 		a.secret = append(a.secret, "dpop", c.DPoP)
@@ -102,7 +104,9 @@ func (s *Source) asked() (*asked, error) {
 	}
 	for _, h := range c.TokenRequest.Header {
 		if !IsSecretName(h.Name) {
+			e.takesOthers = true
 			a.plain = append(a.plain, h.Name, e.text("header "+h.Name, h.Value))
+			e.takesOthers = false
 		}
 	}
 	response := c.Response

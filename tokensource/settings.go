@@ -47,7 +47,8 @@ type settings struct {
 	params                 []Param // of every request, then of this one
 	placesRefreshToken     bool
 	secrets                []string
-	digest                 string // of what the placeholders stood for, to see a change
+	others                 map[string]*Token // of other sources, by their names
+	digest                 string            // of what the placeholders stood for, to see a change
 }
 
 // purpose is what a request to the provider is for.
@@ -63,11 +64,11 @@ const (
 
 // resolve expands every template of the configuration for one request. What is
 // not written there was found by discovery.
-func (s *Source) resolve(why purpose, current descent, found *tokenEndpoint) (*settings, error) {
+func (s *Source) resolve(why purpose, current descent, found *tokenEndpoint, other func(string) (string, error)) (*settings, error) {
 	c := &s.config
 	refresh := why == forRefresh
 	set := &settings{scopeSeparator: c.ScopeSeparator, refreshToken: current.token, seed: current.seed, clientAuth: s.clientAuth(found)}
-	r := &resolver{lookup: c.Lookup}
+	r := &resolver{lookup: c.Lookup, other: other}
 	e := &expansion{resolver: r}
 
 	set.clientID = e.text("client_id", c.ClientID)
@@ -90,14 +91,13 @@ func (s *Source) resolve(why purpose, current descent, found *tokenEndpoint) (*s
 		set.redirectURI = e.text("redirect_uri", c.RedirectURI)
 		set.authorizeParams = e.params(c.AuthorizeParams, false)
 	}
-	set.params = e.params(c.Params, c.Grant == "custom")
+	if why != forRevocation {
+		set.params = e.params(c.Params, c.Grant == "custom")
+	}
 
 	set.request = c.TokenRequest.Inherit(Request{})
 	if why == forDevice || why == forRevocation {
 		set.request = Request{Method: http.MethodPost, Encoding: "form", Header: c.TokenRequest.Header}
-	}
-	if why == forRevocation {
-		set.params = nil
 	}
 	if refresh {
 		r.refreshToken = set.refreshToken
@@ -158,6 +158,8 @@ func (e *expansion) proofs(set *settings, c *Config, begins bool) {
 	if !begins || c.Grant != "token_exchange" {
 		return
 	}
+	e.takesOthers = true
+	defer func() { e.takesOthers = false }()
 	set.subjectTokenType, set.actorTokenType = c.SubjectTokenType, c.ActorTokenType
 	if c.SubjectToken != Caller {
 		set.subjectToken = strings.TrimSpace(e.secret("subject_token", c.SubjectToken))
@@ -237,6 +239,8 @@ func IsSecretName(name string) bool { return secretName.MatchString(name) }
 // params resolves a list of parameters. Which of them are secret only their
 // names can tell; in a login that is not OAuth, any may be.
 func (e *expansion) params(list []Param, all bool) []Param {
+	e.takesOthers = true
+	defer func() { e.takesOthers = false }()
 	out := make([]Param, len(list))
 	for i, p := range list {
 		option := "param " + p.Name
@@ -265,6 +269,7 @@ func (e *expansion) request(r Request, all bool) Request {
 		e.err = err
 	}
 	r.URL = address
+	e.takesOthers = true
 	header := make([]Header, len(r.Header))
 	for i, h := range r.Header {
 		value := e.text("header "+h.Name, h.Value)
@@ -278,6 +283,7 @@ func (e *expansion) request(r Request, all bool) Request {
 		header[i] = Header{Name: h.Name, Value: value}
 	}
 	r.Header = header
+	e.takesOthers = false
 	r.Params = e.params(r.Params, all)
 	return r
 }

@@ -191,11 +191,11 @@ func (s *Source) Ready(ctx context.Context) error {
 	if problem != nil {
 		return problem
 	}
-	set, err := s.resolve(why, descent{}, found)
-	if err == nil {
-		err = set.sign(time.Now())
+	set, problem := s.settle(ctx, why, descent{}, found)
+	if problem != nil {
+		return problem
 	}
-	if err != nil {
+	if err := set.sign(time.Now()); err != nil {
 		return &Error{Reason: err.Error(), Permanent: true}
 	}
 	return nil

@@ -84,6 +84,11 @@ type resolver struct {
 	lookup       Lookup
 	refreshToken string
 	resolved     []string
+
+	// other returns what stands for the token of another source. It is asked where
+	// takesOthers is set: elsewhere such braces stand for themselves.
+	other       func(name string) (string, error)
+	takesOthers bool
 }
 
 // text expands the placeholders of a template. The option is named in the
@@ -140,6 +145,11 @@ func (r *resolver) expand(option, template string, escape, brace func(string) st
 // placed returns what goes in the place of a placeholder in braces.
 func (r *resolver) placed(option, whole string, escape func(string) string) (string, error) {
 	name := whole[1 : len(whole)-1]
+	if source, ok := isOther(name); ok && r.takesOthers && r.other != nil {
+		value, err := r.other(source)
+		r.resolved = append(r.resolved, value)
+		return escape(value), err
+	}
 	value, known := r.value(name)
 	switch {
 	case !known:
@@ -154,6 +164,9 @@ func (r *resolver) placed(option, whole string, escape func(string) string) (str
 
 // knows says whether a name is that of a placeholder.
 func (r *resolver) knows(name string) bool {
+	if _, ok := isOther(name); ok && r.takesOthers {
+		return true
+	}
 	if r.lookup == nil {
 		return false
 	}
