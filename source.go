@@ -21,6 +21,9 @@ import (
 // are resolved at each token request. Secrets should be such a placeholder:
 // what is written out is seen by all who can read the configuration.
 type Source struct {
+	// A provider of the built-in list, which says what is not written here.
+	Provider *Provider `json:"provider,omitempty"`
+
 	// How a token is obtained: `client_credentials`, `password`, `refresh_token`,
 	// `jwt_bearer` (a signed assertion, as of a service account), `token_exchange`
 	// (another token is exchanged), `authorization_code` or `device_code`, which a
@@ -166,6 +169,8 @@ type Source struct {
 
 	// Caddy's own HTTP transport, to the token endpoint.
 	Transport *reverseproxy.HTTPTransport `json:"transport,omitempty"`
+
+	inject *Transport // where the provider's API takes the token; nil: where it usually goes
 }
 
 // AuthorizeParam is a parameter of the authorization URL.

@@ -1,0 +1,165 @@
+package caddy_test
+
+import (
+	"cmp"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// emulator plays the providers of many shapes at one address, and their APIs at
+// another. Each takes what its shape says and nothing else.
+type emulator struct {
+	provider, api string
+
+	shapes map[string]*emulated // by the first segment of the path
+
+	mu sync.Mutex // guards what they hold
+}
+
+// emulated is one provider with its API. The first token of one whose tokens end
+// soon is issued when somebody is there to use it.
+type emulated struct {
+	shape   *shape
+	open    chan struct{} // closed when the first token may be issued
+	issued  []*issuedToken
+	at      []time.Time     // when each was, by the clock of the test
+	dead    map[string]bool // access tokens that were revoked
+	renews  string          // the refresh token that is taken
+	first   int             // the number, from 1, of the token of the first request that the API served
+	last    int             // … and of the last one
+	faults  []string        // of token requests, each of which was refused
+	refused []string        // why the API refused requests
+}
+
+// newEmulator starts one until the test ends.
+func newEmulator(t *testing.T, shapes []writtenShape) *emulator {
+	e := &emulator{shapes: make(map[string]*emulated)}
+	for _, s := range shapes {
+		x := &emulated{shape: s.shape, open: make(chan struct{}), dead: make(map[string]bool)}
+		if s.of["trigger"] != "clock" {
+			close(x.open)
+		}
+		if s.of["grant"] == "refresh_token" {
+			x.renews = s.shape.seed()
+		}
+		e.shapes[s.name] = x
+	}
+	provider, api := httptest.NewServer(http.HandlerFunc(e.serveToken)), httptest.NewServer(http.HandlerFunc(e.serveAPI))
+	closeAtEnd(t, provider)
+	closeAtEnd(t, api)
+	e.provider, e.api = provider.URL, api.URL
+	return e
+}
+
+// seed is the first refresh token of a shape, which was issued elsewhere.
+func (s *shape) seed() string { return "seed-" + s.name + `-"+/=&<>` }
+
+// of returns the emulated provider of a request.
+func (e *emulator) of(r *http.Request) *emulated {
+	name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	return e.shapes[name]
+}
+
+func (e *emulator) serveToken(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+	x := e.of(r)
+	if err != nil || x == nil {
+		http.NotFound(w, r)
+		return
+	}
+	select {
+	case <-x.open:
+	case <-r.Context().Done():
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if fault := x.wanted().differs(received{r, string(body)}); fault != "" {
+		x.faults = append(x.faults, fault)
+		x.shape.refuse(w)
+		return
+	}
+	x.shape.answer(w, x.issue())
+}
+
+// wanted is the next token request that is taken.
+func (x *emulated) wanted() *wanted {
+	return x.shape.want("/"+x.shape.name, x.renews != "", x.renews)
+}
+
+// skews are how wrong the clock of a provider is.
+var skews = map[string]time.Duration{"ahead": time.Hour, "behind": -90 * time.Minute}
+
+// issue makes the next token.
+func (x *emulated) issue() issuedToken {
+	s, n := x.shape, len(x.issued)+1
+	t := &issuedToken{
+		access:   fmt.Sprintf("%s-%d-%s+/=~", s.name, n, rand.Text()),
+		at:       time.Now().Add(skews[s.of["clock"]]).Truncate(time.Second),
+		lifetime: s.lifetime(n),
+	}
+	if s.of["expiry"] == "jwt" {
+		t.access = withExpiry(t.access, t.at.Add(t.lifetime))
+	}
+	if s.issuesRefreshTokens() && (n == 1 || s.of["renewal"] != "lasting") {
+		t.refresh = fmt.Sprintf(`renew-%d-%s"+/=&<>`, n, rand.Text())
+		x.renews = t.refresh
+	}
+	x.issued, x.at = append(x.issued, t), append(x.at, time.Now())
+	return *t
+}
+
+func (e *emulator) serveAPI(w http.ResponseWriter, r *http.Request) {
+	x := e.of(r)
+	if x == nil {
+		http.NotFound(w, r)
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := 0
+	token, fault := x.shape.tokenOf(r, func(token string) bool {
+		n = 1 + slices.IndexFunc(x.issued, func(t *issuedToken) bool { return t.access == token })
+		return n > 0
+	})
+	switch {
+	case fault != "":
+	case x.dead[token]:
+		fault = "a token that was revoked"
+	case x.issued[n-1].lifetime > 0 && time.Since(x.at[n-1]) > x.issued[n-1].lifetime:
+		fault = "a token that has ended"
+	}
+	if fault != "" {
+		x.refused = append(x.refused, fault)
+		http.Error(w, "no valid token", http.StatusUnauthorized)
+		return
+	}
+	x.first, x.last = cmp.Or(x.first, n), n
+	fmt.Fprintf(w, "hello %s", x.shape.name)
+}
+
+// revoke ends every token that a provider has issued until now.
+func (e *emulator) revoke(name string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, t := range e.shapes[name].issued {
+		e.shapes[name].dead[t.access] = true
+	}
+}
+
+// look returns what there is to know of a provider.
+func (e *emulator) look(name string) emulated {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	x := *e.shapes[name]
+	x.issued, x.at, x.faults, x.refused = slices.Clone(x.issued), slices.Clone(x.at), slices.Clone(x.faults), slices.Clone(x.refused)
+	return x
+}

@@ -1,0 +1,151 @@
+package caddy_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// wanted is the one token request that a provider takes at a moment. What it does
+// not name must not be there.
+type wanted struct {
+	refresh bool   // it goes on with a grant
+	renews  string // the refresh token that is current; "": there is none
+
+	method, encoding, path string
+	host                   string // "": that of the URL
+	query                  url.Values
+	params                 url.Values     // wherever the encoding has them
+	objects                map[string]any // of JSON, those that are no texts
+	header                 http.Header
+}
+
+// received is a token request as it came.
+type received struct {
+	*http.Request
+	body string
+}
+
+// differs says in which respect a request is not the one that was wanted; "" if
+// it is.
+func (w *wanted) differs(r received) string {
+	for _, check := range []func(received) string{w.line, w.fields, w.parameters} {
+		if fault := check(r); fault != "" {
+			return fault
+		}
+	}
+	return ""
+}
+
+func (w *wanted) line(r received) string {
+	switch {
+	case r.Method != w.method:
+		return fmt.Sprintf("method %s, want %s", r.Method, w.method)
+	case r.URL.EscapedPath() != w.path:
+		return fmt.Sprintf("path %s, want %s", r.URL.EscapedPath(), w.path)
+	case w.host != "" && r.Host != w.host:
+		return fmt.Sprintf("host %s, want %s", r.Host, w.host)
+	}
+	return ""
+}
+
+// ofTransport are the fields that belong to the connection, and their only values.
+var ofTransport = http.Header{"Accept-Encoding": {"gzip"}, "Connection": {"close"}}
+
+func (w *wanted) fields(r received) string {
+	want := w.header.Clone()
+	if contentType := contentTypes[w.encoding]; contentType != "" {
+		want.Set("Content-Type", contentType)
+	}
+	got := r.Header.Clone()
+	for name, values := range ofTransport {
+		if v, ok := got[name]; ok && !slices.Equal(v, values) {
+			return fmt.Sprintf("header %s: %q", name, v)
+		}
+		got.Del(name)
+	}
+	got.Del("Content-Length") // which Go's server has checked
+	for _, name := range slices.Sorted(maps.Keys(got)) {
+		if !slices.Equal(got[name], want[name]) {
+			return fmt.Sprintf("header %s: %q, want %q", name, got[name], want[name])
+		}
+		want.Del(name)
+	}
+	if len(want) > 0 {
+		return fmt.Sprintf("headers are missing: %v", want)
+	}
+	return ""
+}
+
+// contentTypes of the encodings that have a body.
+var contentTypes = map[string]string{
+	"form": "application/x-www-form-urlencoded",
+	"json": "application/json",
+}
+
+func (w *wanted) parameters(r received) string {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return "a query that cannot be read: " + r.URL.RawQuery
+	}
+	if strings.Contains(r.URL.RawQuery, "+") {
+		return "a blank of the query is a plus, which not every server decodes"
+	}
+	wantQuery, wantBody := maps.Clone(w.query), ""
+	switch w.encoding {
+	case "query":
+		for name, values := range w.params {
+			wantQuery[name] = append(slices.Clone(wantQuery[name]), values...)
+		}
+	case "form":
+		form, err := url.ParseQuery(r.body)
+		if err != nil || !reflect.DeepEqual(form, w.params) {
+			return fmt.Sprintf("the form is %q, want %q", r.body, w.params.Encode())
+		}
+		wantBody = r.body
+	case "json":
+		if got, want := canonical(r.body), w.object(); got != want {
+			return fmt.Sprintf("the JSON is %s, want %s", got, want)
+		}
+		wantBody = r.body
+	}
+	if !maps.EqualFunc(query, wantQuery, slices.Equal) {
+		return fmt.Sprintf("the query is %q, want %q", r.URL.RawQuery, wantQuery.Encode())
+	}
+	if r.body != wantBody {
+		return fmt.Sprintf("the body is %q, want %q", r.body, wantBody)
+	}
+	return ""
+}
+
+// object is the JSON of the parameters, in the canonical form.
+func (w *wanted) object() string {
+	object := make(map[string]any)
+	for name, values := range w.params {
+		object[name] = values
+		if len(values) == 1 {
+			object[name] = values[0]
+		}
+	}
+	maps.Copy(object, w.objects)
+	text, _ := json.Marshal(object)
+	return canonical(string(text))
+}
+
+// canonical is a JSON text with its names in order and no blanks; what is none
+// stays as it is.
+func canonical(text string) string {
+	var value any
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.UseNumber()
+	if decoder.Decode(&value) != nil || decoder.More() {
+		return "no JSON: " + text
+	}
+	out, _ := json.Marshal(value)
+	return string(out)
+}

@@ -1,0 +1,149 @@
+package caddy_test
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// shape is one way in which a provider and the API behind it can be.
+type shape struct {
+	name string
+	of   map[string]string // by the name of the axis
+}
+
+func (s *shape) String() string {
+	var words []string
+	for _, a := range shapeSpace().axes {
+		words = append(words, a.name+"="+s.of[a.name])
+	}
+	return s.name + " (" + strings.Join(words, " ") + ")"
+}
+
+// with returns the shape with other values.
+func (s *shape) with(name string, pairs ...string) *shape {
+	other := &shape{name, maps.Clone(s.of)}
+	for i := 0; i < len(pairs); i += 2 {
+		other.of[pairs[i]] = pairs[i+1]
+	}
+	return other
+}
+
+// refreshes says whether the second token is had with a refresh token.
+func (s *shape) refreshes() bool { return s.of["renewal"] != "again" }
+
+// issuesRefreshTokens says whether some answer has one.
+func (s *shape) issuesRefreshTokens() bool {
+	return s.refreshes() && !(s.of["grant"] == "refresh_token" && s.of["renewal"] == "lasting")
+}
+
+// want is the request that the provider takes at an address of its own.
+func (s *shape) want(path string, refresh bool, renews string) *wanted {
+	w := newWanted(path, refresh, renews)
+	for _, p := range requestProperties {
+		for _, c := range p.choices {
+			if c.name == s.of[p.name] && c.want != nil {
+				c.want(s, w)
+			}
+		}
+	}
+	return w
+}
+
+// Lifetimes. Where the clock is to bring the second token, the first one ends
+// soon, yet not before it was used.
+const (
+	soon        = 12 * time.Second
+	firstLives  = time.Hour
+	secondLives = 2 * time.Hour
+)
+
+// lifetime is that of the n-th token, from 1; 0: for ever.
+func (s *shape) lifetime(n int) time.Duration {
+	switch {
+	case s.of["expiry"] == "never":
+		return 0
+	case n > 1 && s.of["expiry"] != "default": // which is always the same
+		return secondLives
+	case s.of["trigger"] == "clock":
+		return soon
+	}
+	return firstLives
+}
+
+// share of the lifetime after which a token is renewed.
+func (s *shape) share() float64 {
+	if s.of["schedule"] == "half" {
+		return 0.5
+	}
+	return 0.8
+}
+
+// schedule is what has no part in a token request.
+var schedule = []axis{
+	{"answer", slices.Sorted(maps.Keys(answerForms))},
+	{"expiry", slices.Sorted(maps.Keys(expiries))},
+	{"refusal", slices.Sorted(maps.Keys(refusals))},
+	{"inject", slices.Sorted(maps.Keys(placements))},
+	{"schedule", []string{"default", "half"}},
+	{"clock", []string{"right", "ahead", "behind"}}, // of the provider
+	{"trigger", []string{"clock", "refusal", "operator"}},
+}
+
+// unwritable are the combinations that cannot be written: the product refuses
+// them, in words that hold this.
+var unwritable = []struct {
+	exclusion
+	says string
+}{
+	{exclusion{"method": "GET", "encoding": "!query"}, "a GET has no body, so it goes with query"},
+	{exclusion{"grant": "custom", "auth": "!basic raw none"}, "the grant custom sends client_id and client_secret only as client_secret_basic"},
+	{exclusion{"grant": "custom", "scope": "!none"}, "the grant custom has no use for it"},
+	{exclusion{"grant": "custom", "renewal": "address get json form"}, "{refresh_token} must stand somewhere in here"},
+	{exclusion{"params": "twice", "encoding": "json"}, "this stands here twice"},
+	{exclusion{"params": "twice", "renewal": "json"}, "this stands here twice"},
+	{exclusion{"params": "json", "encoding": "!json"}, "a JSON value goes with the encoding json alone"},
+	{exclusion{"params": "json", "renewal": "get form"}, "a JSON value goes with the encoding json alone"},
+	{exclusion{"header": "authorization", "auth": "basic raw"}, "this field holds the client's credentials already"},
+}
+
+// moot are those that say nothing: a value would not be seen.
+var moot = []exclusion{
+	{"grant": "refresh_token", "renewal": "again"},            // it always refreshes
+	{"grant": "custom", "renewal": "rotating lasting"},        // it never does by itself
+	{"answer": "bare quoted", "expiry": "!jwt default never"}, // nothing but the token
+	{"answer": "bare quoted", "renewal": "!again lasting"},    // … and no refresh token …
+	{"answer": "bare quoted", "renewal": "lasting", "grant": "!refresh_token"},
+	{"answer": "form", "refusal": "number"}, // a form has no objects
+	{"expiry": "never", "trigger": "clock"},
+	{"expiry": "never", "schedule": "!default"},
+}
+
+// shapeSpace is all shapes that there can be.
+func shapeSpace() *space {
+	s := new(space)
+	for _, p := range requestProperties {
+		a := axis{name: p.name}
+		for _, c := range p.choices {
+			a.values = append(a.values, c.name)
+		}
+		s.axes = append(s.axes, a)
+	}
+	s.axes = append(s.axes, schedule...)
+	for _, u := range unwritable {
+		s.forbidden = append(s.forbidden, u.exclusion)
+	}
+	s.forbidden = append(s.forbidden, moot...)
+	return s
+}
+
+// hundredShapes returns shapes in which every value meets every other.
+var hundredShapes = sync.OnceValue(func() (all []*shape) {
+	for i, of := range shapeSpace().cover() {
+		all = append(all, &shape{fmt.Sprintf("s%03d", i+1), of})
+	}
+	return all
+})
