@@ -3,7 +3,6 @@ package caddy_test
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -216,15 +215,6 @@ func (p *proving) writeKey(t *testing.T, key any) string {
 		p.nest.Add("key", string(key.D.Bytes()))
 	}
 	return text
-}
-
-func newECKey(t *testing.T) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
 }
 
 // config is a Caddyfile with one source of this provider, and its API.
