@@ -225,7 +225,7 @@ func TestEveryEntryIsASourceWithoutMistakesForEachOfItsGrants(t *testing.T) {
 					t.Errorf("grant %s: a value is left in %s", grant, text)
 				}
 			}
-			if _, err := filled.obtainer(nil); err != nil {
+			if _, err := filled.obtainer(nil, nil); err != nil {
 				t.Errorf("grant %s: %v", grant, err)
 			}
 			if _, m := (&Transport{Source: p.name}).newInjection(map[string]*Source{p.name: filled}); m != nil {

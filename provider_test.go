@@ -234,10 +234,10 @@ func TestTheConfigurationHoldsTheUsersOwnWords(t *testing.T) {
 
 // appOf is an app as Provision leaves it, of sources by the provider's places.
 func appOf(places map[string]*Transport) *App {
-	app := &App{Sources: make(map[string]*Source), running: make(map[string]*runningSource)}
+	app := &App{Sources: make(map[string]*Source), filled: make(map[string]*Source)}
 	for name, inject := range places {
 		app.Sources[name] = new(Source)
-		app.running[name] = &runningSource{config: &Source{inject: inject}}
+		app.filled[name] = &Source{inject: inject}
 	}
 	return app
 }
@@ -263,7 +263,7 @@ func TestTheTokenGoesWhereTheProviderWantsIt(t *testing.T) {
 		if err := json.Unmarshal([]byte(c.transport), &transport); err != nil {
 			t.Fatal(err)
 		}
-		in, m := transport.newInjection(app.filledSources())
+		in, m := transport.newInjection(app.filled)
 		got := ""
 		if m != nil {
 			names := regexp.MustCompile(`sources (\S+) and (\S+) want`).FindStringSubmatch(m.text)
