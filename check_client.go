@@ -63,8 +63,12 @@ func orOthers(options []string) string {
 // writesAssertion says whether an option is missing because what it is for is
 // written as a parameter.
 func (s *Source) writesAssertion(option string) bool {
+	params := s.Params
+	if s.TokenRequest != nil {
+		params = slices.Concat(params, s.TokenRequest.Params)
+	}
 	return s.Grant == "jwt_bearer" && option == "private_key" &&
-		slices.ContainsFunc(s.Params, func(p Param) bool { return p.Name == "assertion" && !p.Omit })
+		slices.ContainsFunc(params, func(p Param) bool { return p.Name == "assertion" && !p.Omit })
 }
 
 // checkAssertion finds what is wrong with what is signed, and with what.
