@@ -75,7 +75,8 @@ func (s *Source) request(ctx context.Context, a *call) (*Token, *Error) {
 		set.scrubber().error(problem)
 		problem.issued = nil
 		if problem.Permanent || login {
-			problem.Changed = s.changed(a, found, set.digest)
+			passes, changed := problem.Changed, s.changed(a, found, set.digest)
+			problem.Changed = func() bool { return passes != nil && passes() || changed() }
 		}
 		return nil, problem
 	}
