@@ -57,11 +57,13 @@ import (
 //	        token_request    [GET|POST] [form|query|json] {
 //	            header <name> <value>
 //	            param  <name> <value> | -<name>
+//	            body   <content_type> <template>
 //	        }
 //	        refresh_request  [GET|POST] [form|query|json] {
 //	            url    <url>
 //	            header <name> <value>
 //	            param  <name> <value> | -<name>
+//	            body   <content_type> <template>
 //	        }
 //	        token_response {
 //	            access_token  <path>

@@ -13,6 +13,13 @@ func (s *Source) clientAuth() string {
 		return s.ClientAuth
 	}
 	c := tokensource.Config{Grant: s.Grant, ClientSecret: s.ClientSecret, ClientAssertion: s.ClientAssertion, PrivateKey: s.PrivateKey}
+	if s.TokenRequest != nil {
+		c.TokenRequest = s.TokenRequest.request()
+	}
+	if s.RefreshRequest != nil {
+		refresh := s.RefreshRequest.request()
+		c.RefreshRequest = &refresh
+	}
 	return c.DefaultClientAuth()
 }
 
@@ -37,8 +44,8 @@ func (s *Source) checkClient() *mistake {
 		return wrong("client_id", "missing; client_auth %s needs it (RFC 8705, section 2)", s.ClientAuth)
 	case s.ClientSecret != "" && s.ClientID == "":
 		return wrong("client_id", "missing; client_secret goes with it")
-	case s.Grant == "custom" && s.ClientID != "" && s.ClientAuth != "client_secret_basic":
-		return wrong("client_auth", "the grant custom sends client_id and client_secret only as client_secret_basic; write that, or use param")
+	case s.Grant == "custom" && s.ClientID != "" && s.ClientAuth != "client_secret_basic" && !s.bodyHolds("client_id"):
+		return wrong("client_auth", "the grant custom sends client_id and client_secret only as client_secret_basic; write that, or use param, or body")
 	case s.ClientSecret != "" && !slices.Contains(method.Needs, "client_secret"):
 		return wrong("client_secret", "client_auth %s has no use for it", s.clientAuth())
 	case s.ClientAssertion != "" && s.ClientAuth == "" && s.ClientSecret != "":

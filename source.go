@@ -224,6 +224,22 @@ type TokenRequest struct {
 
 	// Parameters of this request alone.
 	Params []Param `json:"params,omitempty"`
+
+	// The body as it is sent, instead of an encoding.
+	Body *RequestBody `json:"body,omitempty"`
+}
+
+// RequestBody is the body of a token request, written out.
+type RequestBody struct {
+	// Its content type, such as `application/json`. Required.
+	ContentType string `json:"content_type"`
+
+	// Its text, in which `{NAME}` stands for the parameter NAME that would be sent
+	// otherwise, such as `{client_id}`, `{client_secret}`, `{username}`, `{password}`,
+	// `{scope}`, `{refresh_token}` or one of params; and there are `{env.*}`,
+	// `{file.*}`, `{system.*}` and `{source.NAME}`. Values are escaped for JSON, XML
+	// and forms. Parameters that do not stand in it are not sent; `\{` is a brace.
+	Template string `json:"template"`
 }
 
 // RequestHeader is a header field of a token request.
@@ -363,6 +379,9 @@ func (r *TokenRequest) request() tokensource.Request {
 	for _, h := range r.Headers {
 		out.Header = append(out.Header, tokensource.Header(h))
 	}
+	if r.Body != nil {
+		out.Body = &tokensource.Body{ContentType: r.Body.ContentType, Template: r.Body.Template}
+	}
 	return out
 }
 
@@ -402,6 +421,9 @@ func (s *Source) secrets() []secretOption {
 		}
 		for _, p := range r.Params {
 			add(option+"param ", p.Name, p.Value)
+		}
+		if r.Body != nil && len(tokensource.Placeholders(r.Body.Template)) == 0 && tokensource.IsSecretName(r.Body.Template) {
+			all = append(all, secretOption{option + "body", r.Body.Template})
 		}
 	}
 	if u, err := url.Parse(s.TokenURL); err == nil {

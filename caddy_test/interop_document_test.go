@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,7 +31,7 @@ the Caddyfile of that line. ` + "`caddy token-source check`" + ` obtains a token
 - **revocation**: after ` + "`caddy token-source revoke`" + ` the server does not know the token any more.
 - **introspected by the API**: the API asks the server about the token (RFC 7662), and takes it only if it is active.
 
-*None* is: the server has none, and why.
+*None* is: there is none, at this server or with this grant. Why stands below each table.
 
 `
 
@@ -38,9 +39,11 @@ the Caddyfile of that line. ` + "`caddy token-source check`" + ` obtains a token
 func interopDocument(servers []*interopServer) string {
 	var b strings.Builder
 	b.WriteString(interopIntro)
+	writeOverview(&b, servers)
 	for _, s := range servers {
 		fmt.Fprintf(&b, "## %s\n\n%s\n\n", s.name, wrapped(s.about))
 		s.writeTable(&b)
+		s.writeAbsent(&b)
 	}
 	b.WriteString("## How it is written\n\n" + wrapped("These are the sources of the table, with names in the place of what differs from server to server: "+
 		"its addresses, the client, the scope. What a provider does not have, such as a `revoke_url`, is left out.") + "\n\n")
@@ -50,22 +53,76 @@ func interopDocument(servers []*interopServer) string {
 	return strings.TrimRight(b.String(), "\n") + "\n"
 }
 
+// writeOverview says which server has what.
+func writeOverview(b *strings.Builder, servers []*interopServer) {
+	b.WriteString("## What there is\n\n| grant | client authentication ")
+	for _, s := range servers {
+		fmt.Fprintf(b, "| %s ", s.name)
+	}
+	b.WriteString("|\n|---|---" + strings.Repeat("|---", len(servers)) + "|\n")
+	for i := range theWays {
+		way := &theWays[i]
+		fmt.Fprintf(b, "| %s | %s ", way.grantName(), way.clientName())
+		for _, s := range servers {
+			text := "yes"
+			if s.offerOf(way.word).absent != "" {
+				text = "none"
+			}
+			fmt.Fprintf(b, "| %s ", text)
+		}
+		b.WriteString("|\n")
+	}
+	b.WriteString("\n")
+}
+
+// writeTable says what was checked of what the server has.
 func (s *interopServer) writeTable(b *strings.Builder) {
 	b.WriteString("| grant | client authentication ")
 	for c := range columns {
 		fmt.Fprintf(b, "| %s ", c)
 	}
 	b.WriteString("|\n|---|---" + strings.Repeat("|---", int(columns)) + "|\n")
+	var notes reasons
 	for i := range theWays {
 		way := &theWays[i]
-		fmt.Fprintf(b, "| %s | %s ", way.grantName(), way.clientName())
 		o := s.offerOf(way.word)
+		if o.absent != "" {
+			continue
+		}
+		fmt.Fprintf(b, "| %s | %s ", way.grantName(), way.clientName())
 		for c := range columns {
-			fmt.Fprintf(b, "| %s ", o.cell(c))
+			fmt.Fprintf(b, "| %s ", o.cell(c, &notes))
 		}
 		b.WriteString("|\n")
 	}
 	b.WriteString("\n")
+	for i, why := range notes {
+		fmt.Fprintf(b, "%d. %s\n", i+1, why)
+	}
+	b.WriteString("\n")
+}
+
+// writeAbsent says why the server does not have the others.
+func (s *interopServer) writeAbsent(b *strings.Builder) {
+	b.WriteString("What it does not have:\n\n| grant | client authentication | why |\n|---|---|---|\n")
+	for i := range theWays {
+		way := &theWays[i]
+		if why := s.offerOf(way.word).absent; why != "" {
+			fmt.Fprintf(b, "| %s | %s | %s |\n", way.grantName(), way.clientName(), why)
+		}
+	}
+	b.WriteString("\n")
+}
+
+// reasons are those of a table, each once.
+type reasons []string
+
+func (r *reasons) number(why string) int {
+	if i := slices.Index(*r, why); i >= 0 {
+		return i + 1
+	}
+	*r = append(*r, why)
+	return len(*r)
 }
 
 func (w *interopWay) grantName() string  { return code(w.grant) }
@@ -91,15 +148,11 @@ func (s *interopServer) offerOf(word string) offer {
 	panic(s.name + " neither has nor lacks " + word)
 }
 
-// cell is what the document says.
-func (o offer) cell(c column) string {
+// cell is what the document says of something that was checked.
+func (o offer) cell(c column, notes *reasons) string {
 	switch {
-	case o.absent != "" && c == theFirstToken:
-		return "none: " + o.absent
-	case o.absent != "":
-		return "none"
 	case o.none[c] != "":
-		return "none: " + o.none[c]
+		return fmt.Sprintf("none<sup>%d</sup>", notes.number(o.none[c]))
 	case c == theWrongCredential:
 		return "yes: `" + o.wrongCode() + "`"
 	}

@@ -123,8 +123,9 @@ func (r *interopRow) newSubject() string {
 // assertion is how a client proves itself that has a key.
 func (r *interopRow) assertion(signers map[string]crypto.Signer) string {
 	r.t.Helper()
+	audience := cmp.Or(r.value(r.base, r.dir)("aud"), r.issuer())
 	return r.sign(signers[r.way.alg], r.way.alg, map[jose.HeaderKey]any{"kid": keyID}, map[string]any{
-		"iss": r.offer.client, "sub": r.offer.client, "aud": r.issuer(), "jti": rand.Text(), "iat": unixNow() - 5, "exp": unixNow() + 600,
+		"iss": r.offer.client, "sub": r.offer.client, "aud": audience, "jti": rand.Text(), "iat": unixNow() - 5, "exp": unixNow() + 600,
 	})
 }
 

@@ -69,6 +69,8 @@ const (
 	noRefreshToken = "no refresh token comes with this grant"
 	notKept        = "a caller's token is in memory alone, and ends with the caller's own"
 	noSuchGrant    = "it has no such grant"
+	onceOnly       = "it takes no assertion twice, and one in a file is sent until it is replaced"
+	exchangedAnew  = "a caller's own token is exchanged anew each time"
 	noDPoP         = "it has no DPoP"
 	noCredential   = "a public client has no credential"
 )
@@ -108,12 +110,17 @@ func atFosite(word string) offer {
 		o.scope = "fosite"
 		o = o.lacks(theRotation, noRefreshToken)
 	}
-	if key := wayOf(word); key.alg != "" {
+	way := wayOf(word)
+	if way.alg != "" && way.grant != "jwt_bearer" {
+		o.client, o.secret = "key-"+strings.ToLower(way.alg), ""
+		o = o.with("aud", fositeAudience)
+	}
+	if way.grant == "jwt_bearer" {
 		o.scope, o.secret = "fosite", ""
-		if key.grant == "client_credentials" {
-			o.client = "key-" + strings.ToLower(key.alg)
-			o = o.with("aud", fositeAudience)
-		}
+	}
+	if word == "code-public" {
+		o.client, o.secret = "native", ""
+		o = o.lacks(theWrongCredential, noCredential)
 	}
 	return o
 }
@@ -127,7 +134,7 @@ func atGoOAuth2(word string) offer {
 		o.client, o.secret = "native", ""
 		o = o.lacks(theWrongCredential, noCredential)
 	}
-	return o.lacks(theRevocation, "the library has no endpoint for it").lacks(theIntrospection, "the library has no endpoint for it; the API has the server look at the token")
+	return o.lacks(theRevocation, "the library has no endpoint for it").lacks(theIntrospection, "the library has no endpoint for it, so that the API has the server itself look at the token")
 }
 
 func atMock(word string) offer {
@@ -138,7 +145,7 @@ func atMock(word string) offer {
 		o = o.lacks(theRotation, "it takes any refresh token")
 	}
 	return o.lacks(theWrongCredential, "it takes any credential").lacks(theRevocation, "its tokens are good until they end").
-		lacks(theIntrospection, "it calls whatever it is asked about active; the API verifies the signature")
+		lacks(theIntrospection, "it calls whatever it is asked about active, so that the API verifies the signature")
 }
 
 // absentWays are offers that a server does not have: why, and which, in turn.
@@ -174,11 +181,11 @@ var theOffers = map[string][]offer{
 		atOIDC("refresh"),
 		atOIDC("exchange-file").lacks(theRotation, noRefreshToken),
 		atOIDC("exchange-source").with("login", "api").lacks(theRotation, noRefreshToken),
-		atOIDC("exchange-caller").lacks(theRotation, noRefreshToken).lacks(theRevocation, notKept),
+		atOIDC("exchange-caller").lacks(theRotation, exchangedAnew).lacks(theRevocation, notKept),
 		atOIDC("bearer-secret").with("iss", assertionIssuer, "sub", "peter").lacks(theRotation, noRefreshToken),
 	}, absentWays(
 		"it takes no secret from a URL", "cc-query",
-		"it takes no assertion twice, and one in a file is sent until it ends", "code-assertion",
+		onceOnly, "code-assertion",
 		noSuchGrant, "password",
 		"it wants a client at its token endpoint", "bearer",
 	)...),
@@ -188,13 +195,13 @@ var theOffers = map[string][]offer{
 		atZitadel("cc-query", "sid1", "verysecret").lacks(theRotation, noRefreshToken),
 		atZitadel("code-secret", "web", "secret"),
 		atZitadel("code-public", "native", "").lacks(theWrongCredential, noCredential),
-		atZitadel("device-secret", "device", "secret").lacks(theRotation, noRefreshToken).answers("unauthorized_client", "the provider does not let this client use this grant").lacks(theRenewal, "its devices get no refresh token: a person authorizes them again"),
+		atZitadel("device-secret", "device", "secret").lacks(theRotation, noRefreshToken).answers("unauthorized_client", "the provider does not let this client use this grant").lacks(theRenewal, "its devices get no refresh token, so that a person authorizes them again"),
 		atZitadel("refresh", "web", "secret"),
 		atZitadel("code-key", "keyed", "").with("aud", "{{issuer}}").answers("invalid_grant", "invalid signature"),
 		atZitadel("code-assertion", "keyed", "").answers("invalid_grant", "invalid signature"),
 		atZitadel("exchange-file", "web", "secret").with("audience", "web").answers("invalid_request", wayOf("exchange-file").wrong.cause),
 		atZitadel("exchange-source", "web", "secret").with("login", "sid1", "audience", "web"),
-		atZitadel("exchange-caller", "callers", "secret").with("audience", "web").lacks(theRotation, noRefreshToken).lacks(theRevocation, notKept),
+		atZitadel("exchange-caller", "callers", "secret").with("audience", "web").lacks(theRotation, exchangedAnew).lacks(theRevocation, notKept),
 		atZitadel("bearer", "", "").with("iss", "service", "sub", "service", "aud", "{{issuer}}").lacks(theRotation, noRefreshToken).lacks(theRevocation, "it wants a client at its revocation endpoint, which this grant does without"),
 	}, absentWays(
 		"with this grant it takes nothing but a secret", "cc-secret-jwt cc-rs256 cc-ps256 cc-es256 cc-eddsa cc-tls cc-self-signed",
@@ -206,17 +213,17 @@ var theOffers = map[string][]offer{
 	"fosite": append([]offer{
 		atFosite("cc-basic"), atFosite("cc-post"),
 		atFosite("cc-rs256"), atFosite("cc-ps256"), atFosite("cc-es256"),
-		atFosite("password"), atFosite("code-secret"), atFosite("refresh"),
+		atFosite("password"), atFosite("code-secret"), atFosite("code-public"), atFosite("code-key"), atFosite("refresh"),
 		atFosite("bearer").with("iss", assertionIssuer, "sub", "peter", "aud", fositeAudience).lacks(theRotation, noRefreshToken).lacks(theRevocation, "it wants a client at its revocation endpoint, which this grant does without"),
 	}, absentWays(
 		"it reads the body alone", "cc-query",
-		"of signed assertions it has private_key_jwt alone", "cc-secret-jwt",
+		"of signed assertions it has `private_key_jwt` alone", "cc-secret-jwt",
 		"it knows RSA and EC keys alone", "cc-eddsa",
 		"it does not look at certificates", "cc-tls cc-self-signed",
 		noDPoP, "cc-dpop cc-dpop-nonce code-dpop",
-		"its example has no such client", "code-public code-key code-assertion",
+		onceOnly, "code-assertion",
 		"this version has no such grant", "device-public device-secret exchange-file exchange-source exchange-caller",
-		"with this grant it looks at no client", "bearer-secret",
+		"as it is set up here, with this grant it looks at no client", "bearer-secret",
 	)...),
 	"gooauth2": append([]offer{
 		atGoOAuth2("cc-basic"), atGoOAuth2("cc-post"), atGoOAuth2("cc-query"), atGoOAuth2("password"), atGoOAuth2("code-secret"), atGoOAuth2("code-public"), atGoOAuth2("refresh"),

@@ -67,16 +67,16 @@ var theWays = []interopWay{
 	{word: "cc-es256", grant: "client_credentials", client: "private_key_jwt, ES256", alg: "ES256", source: clientCredentials + keyFile + "claim aud {{aud}}\n", wrong: wrongKey},
 	{word: "cc-eddsa", grant: "client_credentials", client: "private_key_jwt, EdDSA", alg: "EdDSA", source: clientCredentials + keyFile + "claim aud {{aud}}\n", wrong: wrongKey},
 	{
-		word: "cc-tls", grant: "client_credentials", client: "tls_client_auth, with tokens that are bound to the certificate", binding: withCertificate,
+		word: "cc-tls", grant: "client_credentials", client: "tls_client_auth, with certificate-bound tokens", binding: withCertificate,
 		source: clientCredentials + "client_auth tls_client_auth\n" + certificateFiles, wrong: wrongCertificate,
 	},
 	{
-		word: "cc-self-signed", grant: "client_credentials", client: "self_signed_tls_client_auth, with tokens that are bound to the certificate", binding: withCertificate,
+		word: "cc-self-signed", grant: "client_credentials", client: "self_signed_tls_client_auth, with certificate-bound tokens", binding: withCertificate,
 		source: "grant client_credentials\nissuer {{issuer}}\n" + identity + "client_auth self_signed_tls_client_auth\n" + certificateFiles, wrong: wrongSelfSigned,
 	},
 	{word: "cc-dpop", grant: "client_credentials", client: "client_secret_basic, with DPoP", binding: withProof, source: clientCredentials + secretFile + "dpop\n", wrong: wrongSecret},
 	{
-		word: "cc-dpop-nonce", grant: "client_credentials", client: "client_secret_basic, with DPoP, where server and API want nonces", binding: withFreshProof,
+		word: "cc-dpop-nonce", grant: "client_credentials", client: "client_secret_basic, with DPoP and nonces of server and API", binding: withFreshProof,
 		source: clientCredentials + secretFile + "dpop\n", wrong: wrongSecret,
 	},
 	{word: "password", grant: "password", client: "client_secret_basic", source: "grant password\n" + endpoints + secretFile + "username peter\npassword {file.{{dir}}/password}\n", wrong: wrongPassword},

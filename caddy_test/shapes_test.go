@@ -213,11 +213,11 @@ func TestAHundredShapesOfProviders(t *testing.T) {
 	r.each(by["clock"], "a renewal in time", func(s *shape) error {
 		for end := time.Now().Add(30 * time.Second); len(r.look(s.name).issued) < 2; time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {
-				return fmt.Errorf("it did not come within %v", soon)
+				return fmt.Errorf("it did not come within %v", soonLifetime)
 			}
 		}
 		at := r.look(s.name).at
-		if after := at[1].Sub(at[0]); after > 2*soon || after.Seconds() < soon.Seconds()*(s.share()*0.9-0.2) {
+		if after := at[1].Sub(at[0]); after > 2*soonLifetime || after.Seconds() < soonLifetime.Seconds()*(s.share()*0.9-0.2) {
 			return fmt.Errorf("it came after %v", after)
 		}
 		return r.served(s, 2)

@@ -64,7 +64,7 @@ const (
 
 // resolve expands every template of the configuration for one request. What is
 // not written there was found by discovery.
-func (s *Source) resolve(why purpose, current descent, found *tokenEndpoint, other func(string) (string, error)) (*settings, error) {
+func (s *Source) resolve(why purpose, current descent, accessToken string, found *tokenEndpoint, other func(string) (string, error)) (*settings, error) {
 	c := &s.config
 	refresh := why == forRefresh
 	set := &settings{scopeSeparator: c.ScopeSeparator, refreshToken: current.token, seed: current.seed, clientAuth: s.clientAuth(found)}
@@ -101,11 +101,15 @@ func (s *Source) resolve(why purpose, current descent, found *tokenEndpoint, oth
 	}
 	if refresh {
 		r.refreshToken = set.refreshToken
-		if c.RefreshRequest != nil {
-			set.placesRefreshToken = c.RefreshRequest.Places(RefreshTokenPlaceholder)
+		if c.RefreshRequest != nil && (accessToken != "" || !s.sendsAccessToken()) {
+			r.accessToken = accessToken
+			set.placesRefreshToken = c.RefreshRequest.Places(RefreshTokenPlaceholder) || set.refreshToken == ""
 			set.request = c.RefreshRequest.Inherit(c.TokenRequest)
-		} else {
-			set.request.Params = nil // a refresh does not inherit them
+		} else { // a refresh does not inherit them
+			set.request.Params = nil
+			if !s.grant.BeginsWithRefreshToken() {
+				set.request.Body = nil
+			}
 		}
 	}
 	set.request = e.request(set.request, c.Grant == "custom")
@@ -180,6 +184,9 @@ func (r *Request) Places(name string) bool {
 	}
 	for _, p := range r.Params {
 		texts = append(texts, p.Value, string(p.JSON))
+	}
+	if r.Body != nil {
+		texts = append(texts, r.Body.Template)
 	}
 	return slices.Contains(Placeholders(strings.Join(texts, " ")), name)
 }
@@ -285,6 +292,7 @@ func (e *expansion) request(r Request, all bool) Request {
 	r.Header = header
 	e.takesOthers = false
 	r.Params = e.params(r.Params, all)
+	r.Body = e.body(r.Body)
 	return r
 }
 

@@ -1,7 +1,8 @@
 // Command fosite is an authorization server by ory/fosite, with everything
 // enabled and its example store, for tests: client my-client with the secret
-// foobar, user peter with the password secret. With -keys there are clients and
-// issuers more, which sign; audience is whom they must sign for.
+// foobar, client native without one, user peter with the password secret. With -keys
+// there are clients and issuers more, which sign; audience is whom they must sign
+// for.
 package main
 
 import (
@@ -36,8 +37,12 @@ func main() {
 	}
 	store := storage.NewExampleStore()
 	store.BlacklistedJTIs = make(map[string]time.Time)
-	store.Clients["my-client"].(*fosite.DefaultClient).RedirectURIs = strings.Fields(*redirect)
-	addKeys(store, *keys)
+	redirects := strings.Fields(*redirect)
+	store.Clients["my-client"].(*fosite.DefaultClient).RedirectURIs = redirects
+	native := newClient("native", redirects)
+	native.Public = true
+	store.Clients["native"] = native
+	addKeys(store, *keys, redirects)
 	provider := compose.ComposeAllEnabled(&fosite.Config{
 		AccessTokenLifespan:                 *lifetime,
 		GlobalSecret:                        []byte("a-secret-of-this-test-of-32-byte"),
@@ -104,8 +109,18 @@ func main() {
 // world knows it.
 const audience = "https://fosite.example/oauth2/token"
 
+func newClient(id string, redirects []string) *fosite.DefaultClient {
+	return &fosite.DefaultClient{
+		ID:            id,
+		RedirectURIs:  redirects,
+		ResponseTypes: []string{"code"},
+		GrantTypes:    []string{"client_credentials", "authorization_code", "refresh_token"},
+		Scopes:        []string{"fosite", "offline"},
+	}
+}
+
 // addKeys registers the clients and issuers of a file.
-func addKeys(store *storage.MemoryStore, file string) {
+func addKeys(store *storage.MemoryStore, file string, redirects []string) {
 	if file == "" {
 		return
 	}
@@ -119,11 +134,7 @@ func addKeys(store *storage.MemoryStore, file string) {
 	}
 	for id, key := range added.Clients {
 		store.Clients[id] = &fosite.DefaultOpenIDConnectClient{
-			DefaultClient: &fosite.DefaultClient{
-				ID:         id,
-				GrantTypes: []string{"client_credentials"},
-				Scopes:     []string{"fosite"},
-			},
+			DefaultClient:                     newClient(id, redirects),
 			JSONWebKeys:                       &jose.JSONWebKeySet{Keys: []jose.JSONWebKey{key}},
 			TokenEndpointAuthMethod:           "private_key_jwt",
 			TokenEndpointAuthSigningAlgorithm: key.Algorithm,
