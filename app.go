@@ -32,6 +32,7 @@ type App struct {
 	log     *zap.Logger
 	running map[string]*runningSource
 	shared  *reverseproxy.HTTPTransport // of sources that have none of their own
+	filled  map[string]*Source          // the sources with the words of their providers
 }
 
 // CaddyModule returns the Caddy module information.
@@ -56,16 +57,17 @@ func (a *App) Provision(ctx caddy.Context) error {
 			a.log.Warn(warning, zap.String("option", "encryption_key"))
 		}
 	}
+	a.filled = make(map[string]*Source)
 	for _, name := range slices.Sorted(maps.Keys(a.Sources)) {
 		if err := a.check(name, a.Sources[name]); err != nil {
 			return fmt.Errorf("source %s: %w", name, err)
 		}
 	}
-	if name, m := checkOthers(a.Sources); m != nil {
+	if name, m := checkOthers(a.filled); m != nil {
 		return fmt.Errorf("source %s: %w", name, m)
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Sources)) {
-		if err := a.provision(name, a.Sources[name]); err != nil {
+		if err := a.provision(name, a.filled[name]); err != nil {
 			return fmt.Errorf("source %s: %w", name, err)
 		}
 	}
@@ -80,9 +82,11 @@ func (a *App) check(name string, s *Source) error {
 	if s == nil {
 		return errors.New("this is null; write an object")
 	}
-	if m := s.check(); m != nil {
+	filled, m := s.checked()
+	if m != nil {
 		return m
 	}
+	a.filled[name] = filled
 	return nil
 }
 
@@ -132,14 +136,14 @@ func (a *App) transport(s *Source) (*reverseproxy.HTTPTransport, error) {
 // starting.
 func (a *App) Start() error {
 	for name, running := range a.running { // before the first of them asks for another's token
-		obtainer, err := a.Sources[name].obtainer(tokenTransport{running.transport}, otherSources(a.running))
+		obtainer, err := running.config.obtainer(tokenTransport{running.transport}, otherSources(a.running))
 		if err != nil {
 			return fmt.Errorf("source %s: %w", name, err)
 		}
 		running.source = obtainer
 	}
 	for name, running := range a.running {
-		s, obtainer := a.Sources[name], running.source
+		s, obtainer := running.config, running.source
 		running.store = &store{storage: a.ctx.Storage(), name: name, source: obtainer, keys: a.EncryptionKeys}
 		running.log = a.log.Named(name).With(zap.String("provider", s.provider()))
 		running.detach = running.refresher.Attach(&refresher.Environment{

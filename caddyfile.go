@@ -128,15 +128,24 @@ func checkSourceOption(h httpcaddyfile.Helper, name string) error {
 	return nil
 }
 
-// sourcesOf returns the sources that the global options define.
+// sourcesOf returns the sources that the global options define. They are decoded
+// once for all directives.
 func sourcesOf(h httpcaddyfile.Helper) (map[string]*Source, error) {
+	const key = "token_sources"
+	if known, ok := h.State[key].(map[string]*Source); ok {
+		return known, nil
+	}
 	var app App
 	if option, ok := h.Option("token_sources").(httpcaddyfile.App); ok {
 		if err := json.Unmarshal(option.Value, &app); err != nil {
 			return nil, h.WrapErr(err)
 		}
 	}
-	return app.Sources, nil
+	filled := filledSources(app.Sources)
+	if h.State != nil {
+		h.State[key] = filled
+	}
+	return filled, nil
 }
 
 // checkNamedSources wants the other sources that are named to exist as well.
@@ -153,7 +162,7 @@ func (t *Transport) checkNamedSources(h httpcaddyfile.Helper) *mistake {
 	if m := checkPatterns(t.SourcePatterns, sources); m != nil {
 		return m
 	}
-	in, m := newInjection(t.Headers, t.Query, t.Basic)
+	in, m := t.newInjection(sources)
 	if m != nil {
 		return m
 	}

@@ -50,11 +50,20 @@ func (r *optionReader) request(into **TokenRequest, args []string) error {
 		"header": {repeats: true, set: parseRequestHeader},
 		"param":  {repeats: true, set: func(r *optionReader, t *TokenRequest, args []string) error { return r.param(&t.Params, args) }},
 	}
+	options["body"] = blockOption[TokenRequest]{set: parseBody}
 	if r.current == "refresh_request" {
 		options["url"] = field(func(t *TokenRequest) *string { return &t.URL })
 	}
 	*into = request
 	return r.inner(func(inner *optionReader) error { return readBlock(inner, options, request) })
+}
+
+func parseBody(r *optionReader, t *TokenRequest, args []string) error {
+	if len(args) != 2 {
+		return r.errf("write body CONTENT-TYPE TEMPLATE, the template in backquotes")
+	}
+	t.Body = &RequestBody{ContentType: args[0], Template: args[1]}
+	return nil
 }
 
 // inner reads a block within the block.

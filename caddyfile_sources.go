@@ -22,6 +22,9 @@ import (
 //	token_sources {
 //	    encryption_key <keys...>
 //	    source <name> {
+//	        provider         <name> {
+//	            <value_name> <value>
+//	        }
 //	        grant            client_credentials|password|refresh_token|authorization_code|device_code|
 //	                         jwt_bearer|token_exchange|custom
 //	        token_url        <url>
@@ -54,11 +57,13 @@ import (
 //	        token_request    [GET|POST] [form|query|json] {
 //	            header <name> <value>
 //	            param  <name> <value> | -<name>
+//	            body   <content_type> <template>
 //	        }
 //	        refresh_request  [GET|POST] [form|query|json] {
 //	            url    <url>
 //	            header <name> <value>
 //	            param  <name> <value> | -<name>
+//	            body   <content_type> <template>
 //	        }
 //	        token_response {
 //	            access_token  <path>
@@ -110,7 +115,7 @@ func parseTokenSources(d *caddyfile.Dispenser, existing any) (any, error) {
 			return nil, err
 		}
 	}
-	if name, m := checkOthers(app.Sources); m != nil {
+	if name, m := checkOthers(filledSources(app.Sources)); m != nil {
 		m.text = "source " + name + ": " + m.text
 		return nil, readers[name].locate(m)
 	}
@@ -134,7 +139,7 @@ func (a *App) parseSource(r *optionReader, readers map[string]*optionReader) err
 	if err := r.options(sourceOptions, s); err != nil {
 		return err
 	}
-	if m := s.check(); m != nil {
+	if _, m := s.checked(); m != nil {
 		m.text = "source " + name + ": " + m.text
 		return r.locate(m)
 	}
@@ -196,6 +201,7 @@ var sourceOptions map[string]blockOption[Source]
 
 func init() { // a variable that refers to its functions cannot refer to itself
 	sourceOptions = map[string]blockOption[Source]{
+		"provider":         {set: parseProvider},
 		"grant":            field(func(s *Source) *string { return &s.Grant }),
 		"token_url":        field(func(s *Source) *string { return &s.TokenURL }),
 		"issuer":           field(func(s *Source) *string { return &s.Issuer }),

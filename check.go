@@ -233,6 +233,9 @@ func (s *Source) templates() []templated {
 		for _, p := range r.Params {
 			templates = append(templates, templated{option + " param " + p.Name, p.Value}, templated{option + " param " + p.Name, string(p.JSON)})
 		}
+		if r.Body != nil {
+			templates = append(templates, templated{option + " body", r.Body.Template})
+		}
 	}
 	if s.TokenRequest != nil {
 		add("token_request", s.TokenRequest)
@@ -248,6 +251,9 @@ func (s *Source) templates() []templated {
 func (s *Source) checkPlaceholders() *mistake {
 	for _, t := range s.templates() {
 		for _, name := range tokensource.Placeholders(t.text) {
+			if strings.HasSuffix(t.option, "_request body") && s.isParameter(strings.TrimSuffix(t.option, " body"), name) {
+				continue
+			}
 			if m := checkPlaceholder(t.option, name); m != nil {
 				return m
 			}
@@ -266,9 +272,11 @@ func checkPlaceholder(option, name string) *mistake {
 	case isRuntime(name):
 	case strings.HasPrefix(name, tokensource.SourcePlaceholder):
 		return checkOtherPlaceholder(option, name)
-	case name == tokensource.RefreshTokenPlaceholder && strings.HasPrefix(option, "refresh_request"):
-	case name == tokensource.RefreshTokenPlaceholder:
-		return wrong(option, "{refresh_token} can be used in refresh_request alone")
+	case (name == tokensource.RefreshTokenPlaceholder || name == tokensource.AccessTokenPlaceholder) && strings.HasPrefix(option, "refresh_request"):
+	case name == tokensource.RefreshTokenPlaceholder, name == tokensource.AccessTokenPlaceholder:
+		return wrong(option, "{%s} can be used in refresh_request alone", name)
+	case strings.HasSuffix(option, "_request body"):
+		return wrong(option, `unknown placeholder in braces; there are the parameters that this request would send by themselves, {env.*}, {file.*} and {source.NAME}, and \{ is a brace that means itself`)
 	case strings.HasPrefix(name, "http."):
 		return wrong(option, "a placeholder of a request cannot be used: a token request belongs to no caller's request; there are {env.*} and {file.*}")
 	default:

@@ -13,6 +13,13 @@ func (s *Source) clientAuth() string {
 		return s.ClientAuth
 	}
 	c := tokensource.Config{Grant: s.Grant, ClientSecret: s.ClientSecret, ClientAssertion: s.ClientAssertion, PrivateKey: s.PrivateKey}
+	if s.TokenRequest != nil {
+		c.TokenRequest = s.TokenRequest.request()
+	}
+	if s.RefreshRequest != nil {
+		refresh := s.RefreshRequest.request()
+		c.RefreshRequest = &refresh
+	}
 	return c.DefaultClientAuth()
 }
 
@@ -37,10 +44,12 @@ func (s *Source) checkClient() *mistake {
 		return wrong("client_id", "missing; client_auth %s needs it (RFC 8705, section 2)", s.ClientAuth)
 	case s.ClientSecret != "" && s.ClientID == "":
 		return wrong("client_id", "missing; client_secret goes with it")
-	case s.Grant == "custom" && s.ClientID != "" && s.ClientAuth != "client_secret_basic":
-		return wrong("client_auth", "the grant custom sends client_id and client_secret only as client_secret_basic; write that, or use param")
+	case s.Grant == "custom" && s.ClientID != "" && s.ClientAuth != "client_secret_basic" && !s.bodyHolds("client_id"):
+		return wrong("client_auth", "the grant custom sends client_id and client_secret only as client_secret_basic; write that, or use param, or body")
 	case s.ClientSecret != "" && !slices.Contains(method.Needs, "client_secret"):
 		return wrong("client_secret", "client_auth %s has no use for it", s.clientAuth())
+	case s.ClientAssertion != "" && s.ClientAuth == "" && s.ClientSecret != "":
+		return wrong("client_assertion", "client_secret proves the client already; leave one of them out")
 	case s.ClientAssertion != "" && s.clientAuth() != "private_key_jwt":
 		return wrong("client_assertion", "client_auth %s has no use for it; leave that out, or write private_key_jwt", s.clientAuth())
 	case s.ClientAuthRaw && s.ClientAuth != "client_secret_basic":
@@ -61,8 +70,12 @@ func orOthers(options []string) string {
 // writesAssertion says whether an option is missing because what it is for is
 // written as a parameter.
 func (s *Source) writesAssertion(option string) bool {
+	params := s.Params
+	if s.TokenRequest != nil {
+		params = slices.Concat(params, s.TokenRequest.Params)
+	}
 	return s.Grant == "jwt_bearer" && option == "private_key" &&
-		slices.ContainsFunc(s.Params, func(p Param) bool { return p.Name == "assertion" && !p.Omit })
+		slices.ContainsFunc(params, func(p Param) bool { return p.Name == "assertion" && !p.Omit })
 }
 
 // checkAssertion finds what is wrong with what is signed, and with what.
@@ -75,6 +88,8 @@ func (s *Source) checkAssertion() *mistake {
 	}
 	bySecret := s.clientAuth() == "client_secret_jwt"
 	switch {
+	case s.PrivateKey != "" && !byKey && s.ClientAuth == "":
+		return wrong("private_key", "client_secret proves the client already; leave one of them out")
 	case s.PrivateKey != "" && !byKey:
 		return wrong("private_key", "client_auth %s has no use for it; leave that out, or write private_key_jwt", s.clientAuth())
 	case s.PrivateKey != "" && s.ClientAssertion != "" && s.Grant != "jwt_bearer":
@@ -91,7 +106,7 @@ func (s *Source) checkAssertion() *mistake {
 		}
 	}
 	if s.SigningAlg != "" && !slices.Contains(algs, s.SigningAlg) {
-		return wrong("signing_alg", "%s", s.unfitAlg(algs))
+		return wrong("signing_alg", "%s", unfitAlg(s.SigningAlg, algs))
 	}
 	for _, claim := range s.Claims {
 		if err := tokensource.CheckClaim(claim.Name); err != nil {
@@ -99,7 +114,7 @@ func (s *Source) checkAssertion() *mistake {
 		}
 	}
 	if s.DPoP != "" && !slices.Contains(tokensource.SigningAlgs(), s.DPoP) {
-		return wrong("dpop", "unknown algorithm; %s", didYouMean(s.DPoP, tokensource.SigningAlgs()))
+		return wrong("dpop", "%s", unfitAlg(s.DPoP, tokensource.SigningAlgs()))
 	}
 	if literal(s.PrivateKey) {
 		if err := tokensource.CheckPrivateKey(s.PrivateKey, s.SigningAlg); err != nil {
@@ -110,16 +125,20 @@ func (s *Source) checkAssertion() *mistake {
 	return nil
 }
 
-func (s *Source) unfitAlg(algs []string) string {
+// unfitAlg says what is wrong with an algorithm that is none of those that fit.
+func unfitAlg(alg string, fitting []string) string {
+	sameLetters := func(name string) bool { return strings.EqualFold(name, alg) }
 	switch {
-	case strings.EqualFold(s.SigningAlg, "none"):
-		return "none signs nothing, and proves nothing; " + didYouMean("", algs)
-	case slices.Contains(tokensource.SecretSigningAlgs(), s.SigningAlg):
-		return s.SigningAlg + " signs with a shared secret, not with a private key; " + didYouMean("", algs)
-	case slices.Contains(tokensource.SigningAlgs(), s.SigningAlg):
-		return s.SigningAlg + " signs with a private key, not with a shared secret; " + didYouMean("", algs)
+	case strings.EqualFold(alg, "none"):
+		return "none signs nothing, and proves nothing; " + didYouMean("", fitting)
+	case slices.Contains(tokensource.SecretSigningAlgs(), alg):
+		return alg + " signs with a shared secret, not with a private key; " + didYouMean("", fitting)
+	case slices.Contains(tokensource.SigningAlgs(), alg):
+		return alg + " signs with a private key, not with a shared secret; " + didYouMean("", fitting)
+	case slices.ContainsFunc(fitting, sameLetters):
+		return "unknown algorithm; did you mean " + fitting[slices.IndexFunc(fitting, sameLetters)] + "?"
 	}
-	return "unknown algorithm; " + didYouMean(s.SigningAlg, algs)
+	return "unknown algorithm; " + didYouMean(alg, fitting)
 }
 
 // literal says whether a text is written out, with no placeholder in it.

@@ -92,7 +92,7 @@ func TestAWrongSourceInJSONIsRefused(t *testing.T) {
 		{"a password for client_credentials", fields{"password": `"CANARY"`}, "password: the grant client_credentials has no use for it; did you mean grant password?"},
 		{"a refresh_token for client_credentials", fields{"refresh_token": `"CANARY"`}, "refresh_token: the grant client_credentials has no use for it; did you mean grant refresh_token?"},
 		{"scopes for custom", fields{"grant": `"custom"`, "scopes": `["read"]`}, "scope: the grant custom has no use for it; it sends nothing but what is written as param, header or url"},
-		{"a client_id for custom", fields{"grant": `"custom"`}, "client_auth: the grant custom sends client_id and client_secret only as client_secret_basic; write that, or use param"},
+		{"a client_id for custom", fields{"grant": `"custom"`}, "client_auth: the grant custom sends client_id and client_secret only as client_secret_basic; write that, or use param, or body"},
 
 		{"a scope_separator and no scopes", fields{"scope_separator": `","`}, "scope_separator: there is no scope that it could separate"},
 		{"a scope with a placeholder of a request", fields{"scopes": `["read", "{http.vars.scope}"]`}, "scope: a placeholder of a request cannot be used: a token request belongs to no caller's request; there are {env.*} and {file.*}"},
@@ -121,7 +121,7 @@ func TestAWrongSourceInJSONIsRefused(t *testing.T) {
 		{"a header with a placeholder of a request", fields{"token_request": `{"headers": [{"name": "X-Api-Key", "value": "CANARY{http.request.host}"}]}`}, "token_request header X-Api-Key: a placeholder of a request cannot be used: a token request belongs to no caller's request; there are {env.*} and {file.*}"},
 		{"a second Authorization", fields{"token_request": `{"headers": [{"name": "authorization", "value": "CANARY"}]}`}, "token_request header authorization: this field holds the client's credentials already (client_secret_basic)"},
 		{"a refresh token before there is one", fields{"token_request": `{"params": [{"name": "key", "value": "{refresh_token}"}]}`}, "token_request param key: {refresh_token} can be used in refresh_request alone"},
-		{"a refresh of custom without a refresh token", fields{"grant": `"custom"`, "client_id": "", "client_secret": "", "params": `[{"name": "pin", "value": "CANARY"}]`, "refresh_request": `{}`}, "refresh_request: the grant custom sends nothing by itself, so {refresh_token} must stand somewhere in here"},
+		{"a refresh of custom without a refresh token", fields{"grant": `"custom"`, "client_id": "", "client_secret": "", "params": `[{"name": "pin", "value": "CANARY"}]`, "refresh_request": `{}`}, "refresh_request: the grant custom sends nothing by itself, so {refresh_token} or {access_token} must stand somewhere in here"},
 
 		{"a path that is none", fields{"token_response": `{"access_token": "data..token"}`}, `token_response access_token: "data..token" is not a path such as data.token`},
 		{"an unknown unit", fields{"token_response": `{"expires_in": "ttl", "expires_in_unit": "days"}`}, `token_response expires_in: unknown unit "days"; there are s, ms, m and h`},
@@ -155,7 +155,9 @@ func TestWhatIsNoSourceInJSONIsRefused(t *testing.T) {
 		{"sources that wait for each other", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"params": `[{"name": "session", "value": "{source.login}"}]`}) + `, "login": ` + sourceJSON(t, map[string]string{"params": `[{"name": "session", "value": "{source.crm}"}]`}) + `}}`, `provision token_sources: source crm: param session: this waits for itself: crm → login → crm`},
 		{"an unknown field of the app", `{"encryption_key": "CANARY", "sources": {"crm": ` + right + `}}`, `decoding module config: token_sources: json: unknown field "encryption_key"`},
 		{"an unknown field of a source", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"provider_key": `"CANARY"`}) + `}}`, `decoding module config: token_sources: json: unknown field "provider_key"`},
-		{"an unknown field of a request", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"token_request": `{"body": "CANARY"}`}) + `}}`, `decoding module config: token_sources: json: unknown field "body"`},
+		{"an unknown field of a request", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"token_request": `{"template": "CANARY"}`}) + `}}`, `decoding module config: token_sources: json: unknown field "template"`},
+		{"a body without a content type", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"token_request": `{"body": {"template": "a"}}`}) + `}}`, `provision token_sources: source crm: token_request body: this is no content type such as application/json; write body CONTENT-TYPE TEMPLATE`},
+		{"a body with a parameter that is not sent", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"token_request": `{"body": {"content_type": "text/plain", "template": "{code}"}}`}) + `}}`, `provision token_sources: source crm: token_request body: unknown placeholder in braces; there are the parameters that this request would send by themselves, {env.*}, {file.*} and {source.NAME}, and \{ is a brace that means itself`},
 		{"an unknown field of a param", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"params": `[{"name": "key", "vlaue": "CANARY"}]`}) + `}}`, `decoding module config: token_sources: json: unknown field "vlaue"`},
 		{"an unknown field of an answer", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"token_response": `{"exposes": {}}`}) + `}}`, `decoding module config: token_sources: json: unknown field "exposes"`},
 		{"an unknown field of its transport", `{"sources": {"crm": ` + sourceJSON(t, map[string]string{"transport": `{"proxy": "CANARY"}`}) + `}}`, `decoding module config: token_sources: json: unknown field "proxy"`},

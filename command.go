@@ -26,16 +26,16 @@ refresh and authorize); 130 cancelled.`
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "token-source",
-		Usage: "list|show|authorize|refresh|revoke|check|keygen",
+		Usage: "list|show|authorize|refresh|revoke|check|providers|keygen",
 		Short: "Shows the token sources of inject_token, and acts on them",
 		Long: `
-Commands for the token sources of inject_token. All but check and keygen speak to
+Commands for the token sources of inject_token. All but check, providers and keygen speak to
 the running Caddy over its admin API; none shows a token or a secret.
 ` + exitCodes,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.Example = `  caddy token-source list
   caddy token-source authorize crm`
-			cmd.AddCommand(listCommand(), showCommand(), authorizeCobra(), refreshCommand(), revokeCommand(), checkCommand(), keygenCommand())
+			cmd.AddCommand(listCommand(), showCommand(), authorizeCobra(), refreshCommand(), revokeCommand(), checkCommand(), providersCommand(), keygenCommand())
 			cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
 				if fl.NArg() == 0 {
 					return caddy.ExitCodeSuccess, cmd.Help()

@@ -116,7 +116,7 @@ type checkedToken struct {
 }
 
 func (c *checkedSources) source(name string) (*tokensource.Source, error) {
-	return c.app.Sources[name].obtainer(tokenTransport{c.app.running[name].transport}, c)
+	return c.app.running[name].config.obtainer(tokenTransport{c.app.running[name].transport}, c)
 }
 
 func (c *checkedSources) obtain(ctx context.Context, name string) (*tokensource.Token, error) {
@@ -134,7 +134,7 @@ func (c *checkedSources) obtain(ctx context.Context, name string) (*tokensource.
 
 // whyNotAsked says why no token is obtained of a source here; "": one is.
 func (c *checkedSources) whyNotAsked(name string) string {
-	s := c.app.Sources[name]
+	s := c.app.running[name].config
 	grant, _ := tokensource.GrantByName(s.Grant)
 	switch {
 	case s.takesCallers():
@@ -156,7 +156,7 @@ func (c *checkedSources) whyNotAsked(name string) string {
 func (c *checkedSources) check(name string) (works bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	s := c.app.Sources[name]
+	s := c.app.running[name].config
 	if why := c.whyNotAsked(name); why != "" {
 		source, err := c.source(name)
 		if err == nil && !slices.ContainsFunc(s.others(), func(other string) bool { return c.whyNotAsked(other) != "" }) {

@@ -98,7 +98,7 @@ func (u *DynamicUpstream) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return unknownSource(u.TokenSource, nil)
 	}
-	if m := u.check(app.(*App).Sources); m != nil {
+	if m := u.check(app.(*App).filled); m != nil {
 		return m
 	}
 	r, err := app.(*App).refresher(u.TokenSource)
@@ -106,7 +106,7 @@ func (u *DynamicUpstream) Provision(ctx caddy.Context) error {
 		return err
 	}
 	u.use = newUse(u.TokenSource, r)
-	u.use.identity = identityOf(u.TokenSource, app.(*App).Sources[u.TokenSource])
+	u.use.identity = identityOf(u.TokenSource, app.(*App).filled[u.TokenSource])
 	return nil
 }
 

@@ -38,8 +38,8 @@ func keyOf(name string, s *Source) (poolKey, error) {
 // keyOf is that of a source together with those whose tokens it sends: where one of
 // them becomes another's, so does it.
 func (a *App) keyOf(name string) (poolKey, error) {
-	key, err := keyOf(name, a.Sources[name])
-	for _, other := range a.Sources[name].others() {
+	key, err := keyOf(name, a.filled[name])
+	for _, other := range a.filled[name].others() {
 		if err != nil {
 			return key, err
 		}

@@ -15,7 +15,7 @@ import (
 // runningSource is a source that a configuration holds a reference to.
 type runningSource struct {
 	name      string
-	config    *Source
+	config    *Source // with its provider's words
 	key       poolKey
 	refresher *refresher.Refresher
 	transport *reverseproxy.HTTPTransport

@@ -75,6 +75,7 @@ func isTemplate(name string) bool { return strings.Contains(name, "{") }
 func newSelection(t *Transport, app *App) (*selection, error) {
 	s := &selection{byUpstream: make(map[string]*use), byHealthPort: make(map[string][]*use), byName: make(map[string]*use), none: newUse(t.Source, nil)}
 	uses := make(map[string]*use)
+	sources := app.filled
 	find := func(name string) (*use, error) {
 		if u := uses[name]; u != nil {
 			return u, nil
@@ -84,13 +85,13 @@ func newSelection(t *Transport, app *App) (*selection, error) {
 			return nil, err
 		}
 		uses[name] = newUse(name, r)
-		uses[name].identity, uses[name].perCaller = identityOf(name, app.Sources[name]), app.Sources[name].takesCallers()
+		uses[name].identity, uses[name].perCaller = identityOf(name, sources[name]), sources[name].takesCallers()
 		if uses[name].perCaller && t.Existing == "keep" {
 			return nil, wrong("existing", "with keep a caller's own token would go to the API; the source %s exchanges it (subject_token caller)", name)
 		}
 		return uses[name], nil
 	}
-	if m := t.injection.checkFormats(t.namedSources(app.Sources), app.Sources); m != nil {
+	if m := t.injection.checkFormats(t.namedSources(sources), sources); m != nil {
 		return nil, m
 	}
 	var err error

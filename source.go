@@ -3,10 +3,8 @@ package injecttoken
 import (
 	"cmp"
 	"encoding/json"
-	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -21,6 +19,9 @@ import (
 // are resolved at each token request. Secrets should be such a placeholder:
 // what is written out is seen by all who can read the configuration.
 type Source struct {
+	// A provider of the built-in list, which says what is not written here.
+	Provider *Provider `json:"provider,omitempty"`
+
 	// How a token is obtained: `client_credentials`, `password`, `refresh_token`,
 	// `jwt_bearer` (a signed assertion, as of a service account), `token_exchange`
 	// (another token is exchanged), `authorization_code` or `device_code`, which a
@@ -166,6 +167,8 @@ type Source struct {
 
 	// Caddy's own HTTP transport, to the token endpoint.
 	Transport *reverseproxy.HTTPTransport `json:"transport,omitempty"`
+
+	inject *Transport // where the provider's API takes the token; nil: where it usually goes
 }
 
 // AuthorizeParam is a parameter of the authorization URL.
@@ -219,6 +222,22 @@ type TokenRequest struct {
 
 	// Parameters of this request alone.
 	Params []Param `json:"params,omitempty"`
+
+	// The body as it is sent, instead of an encoding.
+	Body *RequestBody `json:"body,omitempty"`
+}
+
+// RequestBody is the body of a token request, written out.
+type RequestBody struct {
+	// Its content type, such as `application/json`. Required.
+	ContentType string `json:"content_type"`
+
+	// Its text, in which `{NAME}` stands for the parameter NAME that would be sent
+	// otherwise, such as `{client_id}`, `{client_secret}`, `{username}`, `{password}`,
+	// `{scope}`, `{refresh_token}` or one of params; and there are `{env.*}`,
+	// `{file.*}`, `{system.*}` and `{source.NAME}`. Values are escaped for JSON, XML
+	// and forms. Parameters that do not stand in it are not sent; `\{` is a brace.
+	Template string `json:"template"`
 }
 
 // RequestHeader is a header field of a token request.
@@ -268,107 +287,6 @@ type TokenResponse struct {
 	Expose map[string]string `json:"expose,omitempty"`
 }
 
-// expiresInUnits are the units that expires_in may have.
-var expiresInUnits = map[string]time.Duration{
-	"":   time.Second,
-	"s":  time.Second,
-	"ms": time.Millisecond,
-	"m":  time.Minute,
-	"h":  time.Hour,
-}
-
-const userAgent = "caddy-inject-token"
-
-// obtainer returns what obtains a token of this source, over a transport.
-func (s *Source) obtainer(transport http.RoundTripper, others tokensource.Others) (*tokensource.Source, error) {
-	c := tokensource.Config{
-		Grant:           s.Grant,
-		TokenURL:        s.TokenURL,
-		Issuer:          s.Issuer,
-		AuthorizeURL:    s.AuthorizeURL,
-		DeviceURL:       s.DeviceURL,
-		RevokeURL:       s.RevokeURL,
-		RedirectURI:     s.RedirectURI,
-		PKCE:            s.PKCE,
-		CodeField:       s.CodeField,
-		CodeSeparator:   s.CodeSeparator,
-		ClientID:        s.ClientID,
-		ClientSecret:    s.ClientSecret,
-		ClientAuth:      s.ClientAuth,
-		RawBasic:        s.ClientAuthRaw,
-		PrivateKey:      s.PrivateKey,
-		KeyID:           s.KeyID,
-		SigningAlg:      s.SigningAlg,
-		ClientAssertion: s.ClientAssertion,
-		DPoP:            s.DPoP,
-		SubjectToken:    s.SubjectToken,
-		ActorToken:      s.ActorToken,
-		Username:        s.Username,
-		Password:        s.Password,
-		RefreshToken:    s.RefreshToken,
-		Scopes:          s.Scopes,
-		ScopeSeparator:  s.ScopeSeparator,
-		Params:          params(s.Params),
-		DefaultLifetime: time.Duration(s.DefaultLifetime),
-		Timeout:         time.Duration(s.Timeout),
-		InsecureHTTP:    s.InsecureHTTP,
-		Transport:       transport,
-		Lookup:          lookup,
-		Others:          others,
-		UserAgent:       userAgent,
-	}
-	c.SubjectTokenType, c.ActorTokenType = s.SubjectTokenType, s.ActorTokenType
-	c.ClientCertificate = s.hasClientCertificate()
-	for _, claim := range s.Claims {
-		c.Claims = append(c.Claims, tokensource.Claim(claim))
-	}
-	for _, p := range s.AuthorizeParams {
-		c.AuthorizeParams = append(c.AuthorizeParams, tokensource.Param{Name: p.Name, Value: p.Value})
-	}
-	if s.TokenRequest != nil {
-		c.TokenRequest = s.TokenRequest.request()
-	}
-	if s.RefreshRequest != nil {
-		refresh := s.RefreshRequest.request()
-		c.RefreshRequest = &refresh
-	}
-	if r := s.TokenResponse; r != nil {
-		c.Response = tokensource.Response{
-			AccessToken:     r.AccessToken,
-			RefreshToken:    r.RefreshToken,
-			ExpiresIn:       r.ExpiresIn,
-			ExpiresInUnit:   expiresInUnits[r.ExpiresInUnit],
-			ExpiresAt:       r.ExpiresAt,
-			ExpiresAtFormat: r.ExpiresAtFormat,
-			Error:           r.Error,
-			ErrorOK:         r.ErrorOK,
-			Expose:          r.Expose,
-		}
-	}
-	return tokensource.New(c)
-}
-
-func (r *TokenRequest) request() tokensource.Request {
-	out := tokensource.Request{
-		URL:      r.URL,
-		Method:   r.Method,
-		Encoding: r.Encoding,
-		Params:   params(r.Params),
-	}
-	for _, h := range r.Headers {
-		out.Header = append(out.Header, tokensource.Header(h))
-	}
-	return out
-}
-
-func params(list []Param) []tokensource.Param {
-	var out []tokensource.Param
-	for _, p := range list {
-		out = append(out, tokensource.Param(p))
-	}
-	return out
-}
-
 // secretOption is an option whose value is a secret.
 type secretOption struct{ option, value string }
 
@@ -397,6 +315,9 @@ func (s *Source) secrets() []secretOption {
 		}
 		for _, p := range r.Params {
 			add(option+"param ", p.Name, p.Value)
+		}
+		if r.Body != nil && len(tokensource.Placeholders(r.Body.Template)) == 0 && tokensource.IsSecretName(r.Body.Template) {
+			all = append(all, secretOption{option + "body", r.Body.Template})
 		}
 	}
 	if u, err := url.Parse(s.TokenURL); err == nil {

@@ -36,7 +36,8 @@ type Transport struct {
 	UpstreamSources map[string]string `json:"upstream_sources,omitempty"`
 
 	// The header fields that hold the token, or what goes with it. Default:
-	// `Authorization: Bearer {token}`, where query and basic are empty as well.
+	// `Authorization: Bearer {token}`, or where the provider of the source wants it, if
+	// query and basic are empty as well.
 	Headers []HeaderInjection `json:"headers,omitempty"`
 
 	// The query parameters that hold the token.
@@ -100,16 +101,6 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if m := t.check(); m != nil {
 		return m
 	}
-	in, m := newInjection(t.Headers, t.Query, t.Basic)
-	if m != nil {
-		return m
-	}
-	t.injection = in
-	for i := range in.formats {
-		if warning := in.formats[i].literalWarning(); warning != "" {
-			t.log.Warn(warning, zap.String("source", t.Source), zap.String("option", in.formats[i].option+" "+in.formats[i].field))
-		}
-	}
 	if m := t.checkUpstreams(ctx); m != nil {
 		return m
 	}
@@ -123,6 +114,9 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	} else if err != nil {
 		return err
 	}
+	if m := t.provisionInjection(app.(*App)); m != nil {
+		return m
+	}
 	if t.selection, err = newSelection(t, app.(*App)); err != nil {
 		return err
 	}
@@ -131,6 +125,21 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	}
 	t.nonces = new(nonces)
 	t.certificate = followCertificate(&t.HTTPTransport, t.log)
+	return nil
+}
+
+// provisionInjection reads where the token goes, and warns of what should not
+// stand there as it is.
+func (t *Transport) provisionInjection(app *App) (m *mistake) {
+	if t.injection, m = t.newInjection(app.filled); m != nil {
+		return m
+	}
+	for i := range t.injection.formats {
+		f := &t.injection.formats[i]
+		if warning := f.literalWarning(); warning != "" {
+			t.log.Warn(warning, zap.String("source", t.Source), zap.String("option", f.option+" "+f.field))
+		}
+	}
 	return nil
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // tokenSourceCommands are all of caddy token-source.
-var tokenSourceCommands = []string{"list", "show", "authorize", "refresh", "revoke", "check", "keygen"}
+var tokenSourceCommands = []string{"list", "show", "authorize", "refresh", "revoke", "check", "providers", "keygen"}
 
 func TestEveryCommandsHelpHasAnExample(t *testing.T) {
 	t.Parallel()
@@ -74,6 +74,8 @@ func TestWrongUseIsSaidSo(t *testing.T) {
 		{"refresh", []string{"NAME"}},
 		{"revoke", []string{"NAME"}},
 		{"check --xyzzy", []string{"--xyzzy"}},
+		{"providers okta auth0", []string{"at most 1"}},
+		{"providers --jsn", []string{"--jsn"}},
 		{"keygen --json", []string{"--json"}},
 	} {
 		output, code := harness.Run(t, dir, append([]string{"token-source"}, strings.Fields(c.args)...)...)

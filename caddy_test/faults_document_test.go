@@ -12,7 +12,7 @@ import (
 	"github.com/caddytoken/inject-token/caddy_test/internal/harness"
 )
 
-var updateDocument = flag.Bool("update", false, "write docs/failures.md")
+var updateDocument = flag.Bool("update", false, "write docs/failures.md and docs/interop.md")
 
 const documentIntro = `# What happens when something fails
 

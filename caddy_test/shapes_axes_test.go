@@ -274,7 +274,7 @@ func (w *wanted) set(pairs ...string) {
 // sign makes a parameter one that is signed, with the claims of RFC 7523. By which
 // key comes later.
 func (w *wanted) sign(name string) {
-	w.signed[name] = assertion{claims: map[string]any{"iss": shapeClient, "sub": shapeClient}, audience: w.path + "/token"}
+	w.signed[name] = signedParam{claims: map[string]any{"iss": shapeClient, "sub": shapeClient}, audience: w.path + "/token"}
 }
 
 // proves is a client that proves itself by an assertion.
@@ -315,7 +315,7 @@ func keyChoices() []choice {
 func newWanted(m moment) *wanted {
 	return &wanted{
 		moment: m, endpoint: m.path + "/token",
-		query: url.Values{}, params: url.Values{}, objects: map[string]any{}, signed: map[string]assertion{},
+		query: url.Values{}, params: url.Values{}, objects: map[string]any{}, signed: map[string]signedParam{},
 		header: http.Header{"Accept": {"application/json"}, "User-Agent": {shapeAgent}},
 	}
 }

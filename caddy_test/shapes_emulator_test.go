@@ -180,7 +180,7 @@ func (e *emulator) serveAPI(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case fault == wantsNonce:
-		w.Header().Set("DPoP-Nonce", apiNonce)
+		w.Header().Set("DPoP-Nonce", shapeAPINonce)
 		w.Header().Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
 		w.WriteHeader(http.StatusUnauthorized)
 		return
@@ -199,9 +199,9 @@ func (e *emulator) serveAPI(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "hello %s", x.shape.name)
 }
 
-// apiNonce is what proofs for some APIs must hold. All of them are at one address, so
+// shapeAPINonce is what proofs for some APIs must hold. All of them are at one address, so
 // that proofs for the others may hold it, too.
-const apiNonce = "nonce-of-the-api"
+const shapeAPINonce = "nonce-of-the-api"
 
 // proven says what is wrong with the proof of a request to the API: "" where none is
 // wanted, and there is none.
@@ -215,7 +215,7 @@ func (x *emulated) proven(r *http.Request, token string) string {
 	}
 	nonce := ""
 	if kind == "nonce" {
-		nonce = apiNonce
+		nonce = shapeAPINonce
 	}
 	key, fault := proofOf(r, kind, "http://"+r.Host+r.URL.EscapedPath(), token, nonce, time.Now())
 	if fault == "" && key != x.key {

@@ -23,8 +23,8 @@ type wanted struct {
 	params                     url.Values     // wherever the encoding has them
 	objects                    map[string]any // of JSON, those that are no texts
 	header                     http.Header
-	signed                     map[string]assertion // parameters that the client has signed
-	proof                      string               // "" or what proofs has
+	signed                     map[string]signedParam // parameters that the client has signed
+	proof                      string                 // "" or what proofs has
 }
 
 // moment is what a token request depends on beside the shape.

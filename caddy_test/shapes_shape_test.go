@@ -56,9 +56,9 @@ func (s *shape) want(m moment) *wanted {
 // Lifetimes. Where the clock is to bring the second token, the first one ends
 // soon, yet not before it was used.
 const (
-	soon        = 20 * time.Second
-	firstLives  = time.Hour
-	secondLives = 2 * time.Hour
+	soonLifetime = 20 * time.Second
+	firstLives   = time.Hour
+	secondLives  = 2 * time.Hour
 )
 
 // lifetime is that of the n-th token, from 1; 0: for ever.
@@ -69,7 +69,7 @@ func (s *shape) lifetime(n int) time.Duration {
 	case n > 1 && s.of["expiry"] != "default": // which is always the same
 		return secondLives
 	case s.of["trigger"] == "clock":
-		return soon
+		return soonLifetime
 	}
 	return firstLives
 }

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// assertion is a parameter that the client must have signed (RFC 7523).
-type assertion struct {
+// signedParam is a parameter that the client must have signed (RFC 7523).
+type signedParam struct {
 	key, alg, kid string // the key: a name of shapeSigners, or "secret"
 	claims        map[string]any
 	audience      string // the path of the token endpoint; "": aud is one of claims
@@ -23,7 +23,7 @@ const wrongTime = "the time: "
 var clocked = []string{"iat", "nbf", "exp", "jti"}
 
 // differs says what is wrong with an assertion.
-func (a assertion) differs(text string, r received) string {
+func (a signedParam) differs(text string, r received) string {
 	t := readJWT(text)
 	if t == nil {
 		return fmt.Sprintf("%q is no JWT", text)
@@ -97,7 +97,7 @@ func proofOf(r *http.Request, kind, address, token, nonce string, at time.Time) 
 	id, _ := got["jti"].(string)
 	delete(got, "iat")
 	delete(got, "jti")
-	if nonce == "" && token != "" && got["nonce"] == apiNonce {
+	if nonce == "" && token != "" && got["nonce"] == shapeAPINonce {
 		delete(got, "nonce")
 	}
 	switch {

@@ -27,8 +27,8 @@ type writtenShape struct {
 	seed bool // whether it names a file with a refresh token
 }
 
-// written is a provider for which the right thing is written.
-func written(s *shape) writtenShape {
+// writtenFor is a provider for which the right thing is written.
+func writtenFor(s *shape) writtenShape {
 	return writtenShape{s, func(provider string) string { return s.source(provider) }, s.of["grant"] == "refresh_token"}
 }
 
@@ -36,7 +36,7 @@ func written(s *shape) writtenShape {
 func startShapes(t *testing.T, all []writtenShape, site func(api string) string) *shapesRun {
 	t.Helper()
 	begun := time.Now()
-	all = append(all, written(partnerShape))
+	all = append(all, writtenFor(partnerShape))
 	e := newEmulator(t, all)
 	var sources strings.Builder
 	options := []harness.Option{
@@ -192,7 +192,7 @@ func TestAHundredShapesOfProviders(t *testing.T) {
 	t.Cleanup(hundreds.Unlock)
 	var right []writtenShape
 	for _, s := range shapes {
-		right = append(right, written(s))
+		right = append(right, writtenFor(s))
 	}
 	r := startShapes(t, right, func(api string) string { return sites(shapes, api) })
 	r.each(by["clock"], "the first token, which ends soon", func(s *shape) error {
@@ -221,11 +221,11 @@ func TestAHundredShapesOfProviders(t *testing.T) {
 	r.each(by["clock"], "a renewal in time", func(s *shape) error {
 		for end := time.Now().Add(30 * time.Second); len(r.look(s.name).issued) < 2; time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {
-				return fmt.Errorf("it did not come within %v", soon)
+				return fmt.Errorf("it did not come within %v", soonLifetime)
 			}
 		}
 		at := r.look(s.name).at
-		if after := at[1].Sub(at[0]); after > 2*soon || after.Seconds() < soon.Seconds()*(s.share()*0.9-0.2) {
+		if after := at[1].Sub(at[0]); after > 2*soonLifetime || after.Seconds() < soonLifetime.Seconds()*(s.share()*0.9-0.2) {
 			return fmt.Errorf("it came after %v", after)
 		}
 		return r.served(s, 2)

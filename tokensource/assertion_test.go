@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -402,19 +403,60 @@ func TestNoKeyAndNoAssertionIsEverPartOfAnError(t *testing.T) {
 // TestACertificateThatBeginsLaterIsWaitedFor holds that nobody has to do anything,
 // where its maker's clock was ahead.
 func TestACertificateThatBeginsLaterIsWaitedFor(t *testing.T) {
-	t.Parallel()
-	key := newKey(t, "P-256")
-	for name, test := range map[string]struct {
-		from, to  time.Duration
-		permanent bool
-	}{"begins": {time.Hour, 2 * time.Hour, false}, "ended": {-2 * time.Hour, -time.Hour, true}} {
+	synctest.Test(t, func(t *testing.T) {
+		key := newKey(t, "P-256")
 		d := newDesk(madeUp(200, deskIssued))
-		text := toPEM(t, key) + certify(t, key, time.Now().Add(test.from), time.Now().Add(test.to))
-		token, failure := obtain(t, d.config(text), nil)
-		e := mustFail(t, token, failure)
-		if e.Permanent != test.permanent || !strings.Contains(e.Reason, "the certificate that stands with it "+name) || len(d.arrived()) != 0 {
-			t.Errorf("%s: permanent %v, %v", name, e.Permanent, e)
+		s := newSource(t, d.config(toPEM(t, key)+certify(t, key, time.Now().Add(time.Hour), time.Now().Add(2*time.Hour))))
+		token, failure := ask(t, s, nil)
+		early := mustFail(t, token, failure)
+		if want := "private_key: the certificate that stands with it begins on "; !early.Permanent || !strings.HasPrefix(early.Reason, want) || early.Changed() {
+			t.Errorf("%v", early)
 		}
+		time.Sleep(time.Hour + time.Second)
+		if !early.Changed() {
+			t.Error("that it has begun is no change")
+		}
+		token, failure = ask(t, s, nil)
+		must(t, token, failure)
+		time.Sleep(time.Hour)
+		token, failure = ask(t, s, nil)
+		late := mustFail(t, token, failure)
+		if want := "private_key: the certificate that stands with it ended on "; !late.Permanent || !strings.HasPrefix(late.Reason, want) || late.Changed() {
+			t.Errorf("%v", late)
+		}
+		if n := len(d.arrived()); n != 1 {
+			t.Errorf("%d requests", n)
+		}
+	})
+}
+
+// TestARefusalTellsWhomTheAssertionWasFor holds that it is the one that was refused,
+// and that no secret of its address is told.
+func TestARefusalTellsWhomTheAssertionWasFor(t *testing.T) {
+	t.Parallel()
+	key := pemKey(t, "P-256")
+	const issuerURL = "https://auth.example.org/realms/a"
+	withIssuer := func(c *Config) { c.Issuer = issuerURL }
+	for name, test := range map[string]struct {
+		code    string
+		changes []func(*Config)
+		want    string
+	}{
+		"a client":                 {"invalid_client", nil, deskURL},
+		"a client of an issuer":    {"invalid_client", changedBy(withIssuer, clientAuth("private_key_jwt")), issuerURL},
+		"a grant of an issuer":     {"invalid_grant", changedBy(withIssuer, grant("jwt_bearer"), clientAuth("none")), deskURL},
+		"the client of such a one": {"invalid_client", changedBy(withIssuer, grant("jwt_bearer"), clientAuth("private_key_jwt")), issuerURL},
+		"a secret":                 {"invalid_client", changedBy(func(c *Config) { c.PrivateKey, c.ClientSecret = "", "secret" }), ""},
+		"a ready assertion":        {"invalid_client", changedBy(func(c *Config) { c.PrivateKey, c.ClientAssertion = "", "theirs" }), ""},
+		"a secret in the address":  {"invalid_client", changedBy(func(c *Config) { c.TokenURL += "?api_key=canary-of-the-url" }), deskURL + "?api_key=[redacted]"},
+	} {
+		d := newDesk(madeUp(401, object("error", test.code)))
+		token, failure := obtain(t, d.config(key, test.changes...), nil)
+		e := mustFail(t, token, failure)
+		if e.Audience != test.want {
+			t.Errorf("%s: for %q, want %q", name, e.Audience, test.want)
+		}
+		silent(t, name, e, "canary-of-the-url")
 	}
 }
 

@@ -53,7 +53,7 @@ func (s *Source) request(ctx context.Context, a *call) (*Token, *Error) {
 	var exchange *exchange
 	var answer *answer
 	for again := false; ; again = true {
-		if set, problem = s.settle(ctx, a.purpose, a.current, found); problem != nil {
+		if set, problem = s.settle(ctx, a.purpose, a.current, previous.AccessToken, found); problem != nil {
 			if problem.Permanent {
 				problem.Changed = s.changed(a, found, "")
 			}
@@ -75,7 +75,8 @@ func (s *Source) request(ctx context.Context, a *call) (*Token, *Error) {
 		set.scrubber().error(problem)
 		problem.issued = nil
 		if problem.Permanent || login {
-			problem.Changed = s.changed(a, found, set.digest)
+			passes, changed := problem.Changed, s.changed(a, found, set.digest)
+			problem.Changed = func() bool { return passes != nil && passes() || changed() }
 		}
 		return nil, problem
 	}
@@ -188,7 +189,7 @@ func (s *Source) judge(e *Error) bool {
 // something else now.
 func (s *Source) changed(a *call, found *tokenEndpoint, digest string) func() bool {
 	return func() bool {
-		set, err := s.resolve(a.purpose, a.current, found, s.currentOther)
+		set, err := s.resolve(a.purpose, a.current, a.previous.AccessToken, found, s.currentOther)
 		return err == nil && set.digest != digest
 	}
 }

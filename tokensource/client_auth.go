@@ -64,6 +64,8 @@ func ClientAuthByName(name string) (ClientAuth, bool) {
 // DefaultClientAuth returns the method of a source that names none.
 func (c *Config) DefaultClientAuth() string {
 	switch {
+	case c.secretInBody():
+		return "client_secret_post"
 	case c.Grant == "custom":
 		return "none"
 	case c.ClientSecret != "":
@@ -74,6 +76,13 @@ func (c *Config) DefaultClientAuth() string {
 	return "none"
 }
 
+// secretInBody says whether the secret stands in a body that is written out. It is
+// sent nowhere else, then.
+func (c *Config) secretInBody() bool {
+	const name = "client_secret"
+	return c.ClientSecret != "" && (c.TokenRequest.Body.Places(name) || c.RefreshRequest != nil && c.RefreshRequest.Body.Places(name))
+}
+
 // clientAuth returns the method that is written, or else that which discovery has
 // found, or the default.
 func (s *Source) clientAuth(found *tokenEndpoint) string {
@@ -81,6 +90,7 @@ func (s *Source) clientAuth(found *tokenEndpoint) string {
 	switch {
 	case c.ClientAuth != "":
 		return c.ClientAuth
+	case c.secretInBody():
 	case found != nil && found.ClientAuth != "" && c.ClientSecret != "":
 		return found.ClientAuth
 	}

@@ -105,8 +105,14 @@ func (x *exchange) rewrite(standard *http.Request) (*http.Request, error) {
 	p.apply(x.settings.request.Params)
 
 	req.Method = x.settings.request.Method
+	given := bodyParameters(x.settings, p.texts)
 	placeCredentials(req, x.config, x.settings, p.texts)
-	if err := p.encode(req, x.settings.request.Encoding); err != nil {
+	if body := x.settings.request.Body; body != nil {
+		err = body.write(req, given)
+	} else {
+		err = p.encode(req, x.settings.request.Encoding)
+	}
+	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Accept", "application/json")

@@ -57,7 +57,7 @@ func (s *Source) Authorize(ctx context.Context, state string) (*Authorization, e
 	if m != nil {
 		found = s.tokenEndpointOf(m)
 	}
-	set, problem := s.settle(ctx, forAuthorization, descent{}, found)
+	set, problem := s.settle(ctx, forAuthorization, descent{}, "", found)
 	if problem != nil {
 		return nil, problem
 	}

@@ -109,6 +109,12 @@ func (s *Source) asked() (*asked, error) {
 			e.takesOthers = false
 		}
 	}
+	if body := e.body(c.TokenRequest.Body); body != nil {
+		a.secret = append(a.secret, body.ContentType)
+		for _, piece := range body.pieces {
+			a.secret = append(a.secret, piece.Name, piece.Literal)
+		}
+	}
 	response := c.Response
 	response.Expose = nil // see exposesAllOf
 	a.secret = append(a.secret, fmt.Sprintf("%+v %v", response, c.DefaultLifetime))

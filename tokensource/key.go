@@ -37,7 +37,10 @@ func keyError(format string, args ...any) error {
 }
 
 // tooEarly is an error that passes by itself.
-type tooEarly struct{ error }
+type tooEarly struct {
+	error
+	until time.Time
+}
 
 // CheckPrivateKey says what is wrong with a private key: a PEM text (PKCS #8, PKCS #1,
 // SEC 1), behind which its certificates may stand, a JWK, or a service account's
@@ -147,6 +150,11 @@ func parsePEMKey(text string) (*signingKey, error) {
 	if !strings.Contains(text, "\n") { // as a variable of the environment often has it
 		text = strings.ReplaceAll(text, `\n`, "\n")
 	}
+	lines := strings.Split(text, "\n")
+	for i, line := range lines { // which a Caddyfile has indented
+		lines[i] = strings.TrimSpace(line)
+	}
+	text = strings.Join(lines, "\n")
 	// Two files, one behind the other, whose last newline is gone.
 	text = strings.ReplaceAll(text, "----------BEGIN", "-----\n-----BEGIN")
 	var key *signingKey
@@ -290,7 +298,7 @@ func (k *signingKey) header(id string, now time.Time) (map[string]any, error) {
 	case now.After(leaf.NotAfter):
 		return nil, keyError("the certificate that stands with it ended on %s", leaf.NotAfter.UTC().Format(time.DateTime))
 	case now.Before(leaf.NotBefore):
-		return nil, tooEarly{keyError("the certificate that stands with it begins on %s", leaf.NotBefore.UTC().Format(time.DateTime))}
+		return nil, tooEarly{keyError("the certificate that stands with it begins on %s", leaf.NotBefore.UTC().Format(time.DateTime)), leaf.NotBefore}
 	}
 	x5c := make([]string, len(k.chain))
 	for i, certificate := range k.chain {

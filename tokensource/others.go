@@ -35,10 +35,10 @@ func (e *errNoOther) Error() string { return "the token source " + e.name + " ha
 
 // settle resolves the configuration for one request. The tokens of other sources
 // that stand in it are waited for.
-func (s *Source) settle(ctx context.Context, why purpose, current descent, found *tokenEndpoint) (*settings, *Error) {
+func (s *Source) settle(ctx context.Context, why purpose, current descent, accessToken string, found *tokenEndpoint) (*settings, *Error) {
 	tokens := make(map[string]*Token)
 	for {
-		set, err := s.resolve(why, current, found, func(name string) (string, error) {
+		set, err := s.resolve(why, current, accessToken, found, func(name string) (string, error) {
 			if token := tokens[name]; token != nil {
 				return token.AccessToken, nil
 			}

@@ -27,6 +27,9 @@ type Request struct {
 
 	// Params are parameters of this kind of request alone.
 	Params []Param
+
+	// Body is written out, in the place of an Encoding. Nil: it is not.
+	Body *Body
 }
 
 // Header is one header field.
@@ -48,12 +51,12 @@ type Param struct {
 
 // Inherit returns r, completed by the defaults and by what other says of method, encoding and
 // header, as far as that goes with what r says itself: a GET has no body.
-// Parameters are not inherited.
+// Parameters and a body are not inherited.
 func (r Request) Inherit(other Request) Request {
-	if r.Encoding == "" && r.Method != http.MethodGet {
+	if r.Encoding == "" && r.Method != http.MethodGet && r.Body == nil {
 		r.Encoding = other.Encoding
 	}
-	if r.Method == "" && (r.Encoding == "" || r.Encoding == "query") {
+	if r.Method == "" && r.Body == nil && (r.Encoding == "" || r.Encoding == "query") {
 		r.Method = other.Method
 	}
 	r.Header = slices.Concat(other.Header, r.Header)

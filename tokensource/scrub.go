@@ -89,6 +89,7 @@ func (s *scrubber) error(e *Error) {
 	e.Description = shorten(s.oneLine(e.Description))
 	e.URI = shorten(s.oneLine(e.URI))
 	e.Reason = shorten(s.oneLine(e.Reason))
+	e.Audience = shorten(s.oneLine(e.Audience))
 }
 
 // oneLine also removes what would turn the direction of a terminal's text.

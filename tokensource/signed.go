@@ -40,8 +40,7 @@ func (s *Source) ask(ctx context.Context, a *call, set *settings) (*exchange, *a
 			x.nonce = *nonce
 		}
 		if err := set.sign(x.clock); err != nil {
-			_, passes := errors.AsType[tooEarly](err)
-			return nil, nil, &Error{Reason: err.Error(), Permanent: !passes}
+			return nil, nil, unsigned(err, ahead)
 		}
 		answer, problem := s.exchange(ctx, a, x)
 		s.learn(x)
@@ -63,13 +62,30 @@ func (s *Source) ask(ctx context.Context, a *call, set *settings) (*exchange, *a
 			problem.ClientAuth = "client_assertion"
 		}
 		if set.signs() {
-			problem.Audience = set.audience
+			problem.Audience = set.audienceOf(problem)
 		}
 		if isSigned && x.skew.Abs() > worthTelling {
 			problem.Reason = withClock(problem.Reason, x.skew)
 		}
 		return x, nil, problem
 	}
+}
+
+// unsigned says why nothing could be signed.
+func unsigned(err error, ahead time.Duration) *Error {
+	e := &Error{Reason: err.Error(), Permanent: true}
+	if early, ok := errors.AsType[tooEarly](err); ok {
+		e.Changed = func() bool { return !time.Now().Add(ahead).Before(early.until) }
+	}
+	return e
+}
+
+// audienceOf returns whom the assertion was for that was refused.
+func (s *settings) audienceOf(e *Error) string {
+	if s.assertion != "" && e.Code != "invalid_client" {
+		return s.url
+	}
+	return s.audience
 }
 
 // binding refuses a token that was to be bound to our key, and is not. One that came

@@ -7,9 +7,12 @@
 //
 // A grant is a file grant_NAME.go that says which parameters are sent, and how a
 // person begins it where that takes one. call.go is one request: settings.go
-// resolves its secrets, dialect.go sends it as the provider wants it, answer.go and
-// answer_error.go read what comes back, and scrub.go takes the secrets out of what
-// the provider says. discovery.go fetches what a provider publishes of itself, and
+// resolves its secrets, client_auth.go says how the client proves itself, key.go and
+// assertion.go make what it signs, dpop.go the proofs that tokens are bound to, and
+// signed.go sends it once more where the provider's clock is another. dialect.go sends
+// it as the provider wants it, answer.go and answer_error.go read what comes back, and
+// scrub.go takes the secrets out of what the provider says. others.go is how one
+// source sends the token of another. discovery.go fetches what a provider publishes of itself, and
 // revocation.go gives tokens back. No quirk of a provider is more than data in a
 // [Config].
 package tokensource
@@ -77,12 +80,12 @@ func (s *Source) Obtain(ctx context.Context, previous *Token) (*Token, error) {
 		return s.outcome(s.goOn(ctx, current, previous))
 	}
 	spent := false
-	if current.token != "" && s.refreshes() {
+	if current.token != "" && s.refreshes() || s.renewable(previous) {
 		token, err := s.send(ctx, forRefresh, current, previous)
 		if err == nil || !refused(err) {
 			return s.outcome(token, err)
 		}
-		spent = true
+		spent = current.token != ""
 		previous = previous.WithoutRefreshToken()
 	}
 	token, err := s.send(ctx, forToken, current, previous)
@@ -94,7 +97,7 @@ func (s *Source) Obtain(ctx context.Context, previous *Token) (*Token, error) {
 
 // goOn renews what a person has authorized, for as long as the provider wants.
 func (s *Source) goOn(ctx context.Context, current descent, previous *Token) (*Token, *Error) {
-	if current.token == "" {
+	if current.token == "" && !s.renewable(previous) {
 		return nil, &Error{
 			Code:                  "authorization_required",
 			Reason:                "a person must authorize this source",
@@ -103,8 +106,12 @@ func (s *Source) goOn(ctx context.Context, current descent, previous *Token) (*T
 		}
 	}
 	token, err := s.send(ctx, forRefresh, current, previous)
-	if err != nil && err.Code == "invalid_grant" && err.Permanent {
+	switch {
+	case err == nil:
+	case err.Code == "invalid_grant" && err.Permanent:
 		err.AuthorizationRequired = true
+	case current.token == "" && refused(err) && !previous.Expiry().IsZero() && time.Now().After(previous.Expiry()):
+		err.Permanent, err.AuthorizationRequired = true, true // an access token that has ended leads to no other
 	}
 	return token, err
 }
@@ -120,6 +127,16 @@ func (*Source) outcome(token *Token, err *Error) (*Token, error) {
 // refreshes says whether a refresh token in an answer is of use.
 func (s *Source) refreshes() bool {
 	return s.grant.Refreshes || s.config.RefreshRequest != nil
+}
+
+// sendsAccessToken says whether a refresh is asked for with the access token.
+func (s *Source) sendsAccessToken() bool {
+	return s.config.RefreshRequest != nil && s.config.RefreshRequest.Places(AccessTokenPlaceholder)
+}
+
+// renewable says whether a token leads to the next without a refresh token.
+func (s *Source) renewable(t *Token) bool {
+	return s.sendsAccessToken() && !s.config.RefreshRequest.Places(RefreshTokenPlaceholder) && t.AccessToken != "" && !t.isLast
 }
 
 // current returns the refresh token to send: the newest that came by the
@@ -191,7 +208,7 @@ func (s *Source) Ready(ctx context.Context) error {
 	if problem != nil {
 		return problem
 	}
-	set, problem := s.settle(ctx, why, descent{}, found)
+	set, problem := s.settle(ctx, why, descent{}, "", found)
 	if problem != nil {
 		return problem
 	}

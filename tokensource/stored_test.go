@@ -54,6 +54,13 @@ func TestWhatIsNoTokenIsNotReadAsOneNorShown(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"access_token":"a","refresh_token":"r","issued":"2026-01-01T00:00:00Z","lifetime":5,"descents":[{"seed":"s","token":"t"}]}`))
+	for kind := range keyKinds {
+		text, err := (&Token{AccessToken: "a", Issued: time.Unix(1, 0), proof: &proofKey{keyKinds[kind][0], newKey(f, kind)}}).Encode()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		token, err := Decode(text)
 		if err != nil {

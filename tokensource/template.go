@@ -83,6 +83,7 @@ var openPlaceholder = regexp.MustCompile(`\{[a-z]+\.`)
 type resolver struct {
 	lookup       Lookup
 	refreshToken string
+	accessToken  string
 	resolved     []string
 
 	// other returns what stands for the token of another source. It is asked where
@@ -156,7 +157,7 @@ func (r *resolver) placed(option, whole string, escape func(string) string) (str
 		return whole, nil
 	case value == "":
 		return "", fmt.Errorf("%s: the placeholder {%s} is empty or cannot be read", option, name)
-	case name == RefreshTokenPlaceholder:
+	case name == RefreshTokenPlaceholder, name == AccessTokenPlaceholder:
 		return escape(value), nil
 	}
 	return value, nil
@@ -175,8 +176,11 @@ func (r *resolver) knows(name string) bool {
 }
 
 func (r *resolver) value(name string) (string, bool) {
-	if name == RefreshTokenPlaceholder && r.refreshToken != "" {
+	switch {
+	case name == RefreshTokenPlaceholder && r.refreshToken != "":
 		return r.refreshToken, true
+	case name == AccessTokenPlaceholder && r.accessToken != "":
+		return r.accessToken, true
 	}
 	if r.lookup == nil {
 		return "", false

@@ -32,6 +32,9 @@ type Token struct {
 	// exposes is Response.Expose of the source that obtained it.
 	exposes map[string]string
 
+	// isLast says that no refresh can be asked for with it.
+	isLast bool
+
 	// said is true where the provider has said the lifetime.
 	said bool
 
@@ -65,10 +68,10 @@ type descent struct {
 const mostDescents = 8
 
 // WithoutRefreshToken returns the token without its refresh token, which is of
-// no use any more.
+// no use any more. Nor does it lead to another by itself.
 func (t *Token) WithoutRefreshToken() *Token {
 	bare := *t
-	bare.RefreshToken, bare.descents = "", nil
+	bare.RefreshToken, bare.descents, bare.isLast = "", nil, true
 	return &bare
 }
 

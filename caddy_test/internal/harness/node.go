@@ -19,8 +19,14 @@ var nodeServers struct {
 // environment, until the test ends. It returns its address.
 func StartNodeServer(tb testing.TB, name string, env ...string) (address string) {
 	tb.Helper()
+	return StartNodeScript(tb, name, name, env...)
+}
+
+// StartNodeScript is StartNodeServer of SCRIPT.mjs in caddy_test/servers/NAME.
+func StartNodeScript(tb testing.TB, name, script string, env ...string) (address string) {
+	tb.Helper()
 	dir := installNodeServer(tb, name)
-	cmd := exec.Command("node", name+".mjs")
+	cmd := exec.Command("node", script+".mjs")
 	cmd.Dir = dir
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}, env...)
 	return startServer(tb, name, cmd)

@@ -13,18 +13,10 @@
 // Three endpoints are no part of a provider. POST /seed returns a refresh token,
 // as an authorization in a browser would have issued it. POST /revoke ends all
 // grants, as the owners of the accounts may. GET /stats counts.
-import { webcrypto } from 'node:crypto';
 import * as http from 'node:http';
 
-// oidc-provider wants a newer Node than Debian's for these two.
-globalThis.crypto ??= webcrypto;
-URL.parse ??= (url, base) => {
-  try {
-    return new URL(url, base);
-  } catch {
-    return null;
-  }
-};
+import { Records } from './records.mjs';
+
 const { default: Provider } = await import('oidc-provider');
 
 const lifetime = Number(process.env.AT_TTL ?? 60);
@@ -33,64 +25,6 @@ const account = 'peter';
 const scope = 'offline_access api'; // without openid there is no ID token to be signed
 const redirectURIs = (process.env.REDIRECT_URIS ?? 'http://127.0.0.1/callback').split(' ');
 const deviceCode = 'urn:ietf:params:oauth:grant-type:device_code';
-
-// Records keeps everything until it expires. The store that comes with
-// oidc-provider forgets spent refresh tokens after a thousand records, and then
-// takes a reuse for an unknown token.
-class Records {
-  static all = new Map(); // key → { payload, expires }
-
-  constructor(model) {
-    this.model = model;
-  }
-
-  key(id) {
-    return `${this.model} ${id}`;
-  }
-
-  async upsert(id, payload, expiresIn) {
-    const expires = expiresIn ? Date.now() + expiresIn * 1000 : Infinity;
-    Records.all.set(this.key(id), { payload, expires });
-  }
-
-  async find(id) {
-    const record = Records.all.get(this.key(id));
-    return record && record.expires > Date.now() ? record.payload : undefined;
-  }
-
-  async findByUid(uid) {
-    return this.#findBy('uid', uid);
-  }
-
-  async findByUserCode(userCode) {
-    return this.#findBy('userCode', userCode);
-  }
-
-  async #findBy(property, value) {
-    for (const [key, { payload }] of Records.all) {
-      if (key.startsWith(`${this.model} `) && payload[property] === value) return payload;
-    }
-    return undefined;
-  }
-
-  async consume(id) {
-    (await this.find(id)).consumed = Math.floor(Date.now() / 1000);
-  }
-
-  async destroy(id) {
-    Records.all.delete(this.key(id));
-  }
-
-  async revokeByGrantId(grantId) {
-    for (const [key, { payload }] of Records.all) {
-      if (key.startsWith(`${this.model} `) && payload.grantId === grantId) Records.all.delete(key);
-    }
-  }
-}
-
-setInterval(() => {
-  for (const [key, { expires }] of Records.all) if (expires <= Date.now()) Records.all.delete(key);
-}, 10_000).unref();
 
 const stats = { tokenRequests: 0, reused: 0, familiesRevoked: 0, invalidGrant: 0 };
 
