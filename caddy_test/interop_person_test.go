@@ -93,7 +93,7 @@ func (v *visitor) step(req *http.Request) (next *http.Request, err error) {
 		}
 		return http.NewRequest(http.MethodGet, u.String(), nil)
 	}
-	return nil, nil //nolint:nilnil // the end
+	return nil, nil // the end
 }
 
 // form is the first form of a page, filled in.

@@ -111,6 +111,7 @@ var refusals = map[string]refusal{
 // issuedToken is what a provider issues at a moment.
 type issuedToken struct {
 	access, refresh string
+	first           bool
 	at              time.Time // by the clock of the provider
 	lifetime        time.Duration
 }
@@ -121,10 +122,19 @@ func (s *shape) answer(w http.ResponseWriter, t issuedToken) {
 	if t.refresh != "" {
 		inner["refresh_token"] = t.refresh
 	}
+	if s.issuesTenant() && (t.first || s.of["renewal"] != "lasting") {
+		inner["tenant"] = 4711 // which is kept where a refresh does not say so again
+	}
+	if form := answerForms[s.of["answer"]]; form.access == "" {
+		inner["token_type"] = "bearer"
+		if s.of["proof"] != "none" {
+			inner["token_type"] = "DPoP"
+		}
+	}
 	if e := expiries[s.of["expiry"]]; e.field != "" {
 		inner[e.field] = e.value(t.at, t.lifetime)
 	}
-	w.Header().Set("Date", t.at.UTC().Format(http.TimeFormat))
+	w.Header().Set("Date", t.at.UTC().Format(http.TimeFormat)) // the very time of expiries
 	fmt.Fprint(w, answerForms[s.of["answer"]].body(inner, refusals[s.of["refusal"]].ok))
 }
 
@@ -148,11 +158,19 @@ func (s *shape) responseLines() (lines []string) {
 	if e.always || e.field != "" && form.inside != "" {
 		lines = append(lines, strings.TrimSpace(e.option+" "+form.inside+e.field+" "+e.as))
 	}
+	if s.issuesTenant() {
+		lines = append(lines, "expose tenant "+form.inside+"tenant")
+	}
 	if option := refusals[s.of["refusal"]].option; option != "" {
 		lines = append(lines, option)
 	}
 	return lines
 }
+
+// shapeTenant is what some APIs want beside the token.
+const shapeTenant = "4711"
+
+func (s *shape) issuesTenant() bool { return s.of["inject"] == "response" }
 
 // withExpiry makes a token a JWT that says when it ends.
 func withExpiry(access string, ends time.Time) string {

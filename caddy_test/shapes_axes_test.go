@@ -11,16 +11,20 @@ import (
 // encoding writes in its own way.
 const (
 	shapeClient   = "client 7/ä&x"
-	shapeSecret   = `s3cret:"+/=&<> \%é{x}?#'`
+	shapeSecret   = `s3cret-of-more-than-32-bytes:"+/=&<> \%é{x}?#'`
 	shapeUser     = "jöe & söhne@example.org"
 	shapePassword = `p4ss "+/=&<>:%2F\u0041;é`
 	shapeKey      = `key-"0123:=&+/ ~'`
+	shapeReady    = "a.ready-assertion+/=1"
+	shapeSubject  = "subject-token+/=&1"
+	shapeActor    = "actor-token+/=&1"
+	shapeIssuer   = "https://issuer.example.org/x?y"
 	shapeAgent    = "caddy-inject-token"
 )
 
 // shapeFiles are the files that hold them, in the folder of Caddy.
 var shapeFiles = map[string]string{
-	"client-secret": shapeSecret, "password": shapePassword, "key": shapeKey, "wrong": "wrong-secret-0123456789",
+	"client-secret": shapeSecret, "password": shapePassword, "key": shapeKey, "ready": shapeReady, "subject": shapeSubject, "wrong": "wrong-secret-of-more-than-32-bytes-0123456789",
 }
 
 // choice is one value of an axis: what one writes into the Caddyfile for it, and
@@ -60,6 +64,17 @@ var requestProperties = []property{
 		{"refresh_token", func(s *shape, c *shapeText) { c.option("refresh_token {file.{{dir}}/seed-" + s.name + "}") }, begins("", nil)},
 		{"custom", lines("param login {env.SHAPE_USER}", "param pass {file.{{dir}}/password}"),
 			func(_ *shape, w *wanted) { w.set("login", shapeUser, "pass", shapePassword) }},
+		{"jwt_bearer", nil, func(s *shape, w *wanted) {
+			begins("urn:ietf:params:oauth:grant-type:jwt-bearer", nil)(s, w)
+			if !w.refresh {
+				w.sign("assertion")
+			}
+		}},
+		{"token_exchange", lines("subject_token {file.{{dir}}/subject} jwt", "actor_token {env.SHAPE_ACTOR} urn:example:token"),
+			begins("urn:ietf:params:oauth:grant-type:token-exchange", url.Values{
+				"subject_token": {shapeSubject}, "subject_token_type": {"urn:ietf:params:oauth:token-type:jwt"},
+				"actor_token": {shapeActor}, "actor_token_type": {"urn:example:token"},
+			})},
 	}},
 	{"auth", []choice{
 		{"basic", asShapeClient("client_secret_basic"), basicHeader(url.QueryEscape)},
@@ -77,6 +92,34 @@ var requestProperties = []property{
 				w.set("client_id", shapeClient)
 			}
 		}},
+		{"secret_jwt", asShapeClient("client_secret_jwt"), proves(func(w *wanted) {
+			w.sign("client_assertion")
+			a := w.signed["client_assertion"]
+			a.key, a.alg = "secret", "HS256"
+			w.signed["client_assertion"] = a
+		})},
+		{"key_jwt", lines("client_id {env.SHAPE_CLIENT}", "client_auth private_key_jwt"), proves(func(w *wanted) { w.sign("client_assertion") })},
+		{"ready", lines("client_id {env.SHAPE_CLIENT}", "client_assertion {file.{{dir}}/ready}"), proves(func(w *wanted) { w.set("client_assertion", shapeReady) })},
+	}},
+	{"key", keyChoices()},
+	{"claims", []choice{
+		{"usual", nil, nil},
+		{"written", lines("claim aud "+shapeIssuer, "claim role reader", "claim role {env.SHAPE_USER}", "claim sub robot"), func(s *shape, w *wanted) {
+			of := "client_assertion"
+			if s.of["grant"] == "jwt_bearer" {
+				of = "assertion"
+			}
+			if a, ok := w.signed[of]; ok {
+				a.audience = ""
+				a.claims["aud"], a.claims["sub"], a.claims["role"] = shapeIssuer, "robot", []any{"reader", shapeUser}
+				w.signed[of] = a
+			}
+		}},
+	}},
+	{"proof", []choice{
+		{"none", nil, nil},
+		{"dpop", lines("dpop"), func(_ *shape, w *wanted) { w.proof = "dpop" }},
+		{"nonce", lines("dpop EdDSA"), func(_ *shape, w *wanted) { w.proof = "nonce" }},
 	}},
 	{"scope", []choice{
 		{"none", nil, nil},
@@ -109,6 +152,7 @@ var requestProperties = []property{
 			func(_ *shape, w *wanted) {
 				w.params["resource"] = []string{"https://one.example.org/a?b", "https://two.example.org"}
 			}},
+		{"partner", lines("param session <{source.partner}>"), func(_ *shape, w *wanted) { w.set("session", "<"+partnerToken+">") }},
 		{"json", lines("param_json device `{\"by\": \"{env.SHAPE_USER}\", \"trusted\": true, \"of\": [1, 2.5, null]}`"),
 			func(_ *shape, w *wanted) {
 				w.objects["device"] = map[string]any{"by": shapeUser, "trusted": true, "of": []any{1, 2.5, nil}}
@@ -116,6 +160,9 @@ var requestProperties = []property{
 	}},
 	{"header", []choice{
 		{"none", nil, nil},
+		{"partner", func(_ *shape, c *shapeText) {
+			c.token = append(c.token, `header X-Session "Session {source.partner}"`)
+		}, func(_ *shape, w *wanted) { w.header.Set("X-Session", "Session "+partnerToken) }},
 		{"key", func(_ *shape, c *shapeText) { c.token = append(c.token, "header X-Api-Key {file.{{dir}}/key}") },
 			field("X-Api-Key", shapeKey)},
 		{"other", func(s *shape, c *shapeText) {
@@ -144,8 +191,14 @@ var requestProperties = []property{
 	{"url", []choice{
 		{"plain", nil, nil},
 		{"query", func(_ *shape, c *shapeText) { c.url += "?api-version=2&for=a%20b" }, func(_ *shape, w *wanted) {
-			if strings.HasSuffix(w.path, "/token") {
+			if strings.HasSuffix(w.endpoint, "/token") {
 				w.query["api-version"], w.query["for"] = []string{"2"}, []string{"a b"}
+			}
+			for name, a := range w.signed {
+				if a.audience != "" {
+					a.audience += "?api-version=2&for=a%20b"
+					w.signed[name] = a
+				}
 			}
 		}},
 		{"placeholder", func(_ *shape, c *shapeText) { c.url = strings.Replace(c.url, c.provider, "{env.SHAPE_PROVIDER}", 1) }, nil},
@@ -174,6 +227,9 @@ func begins(grant string, own url.Values) func(*shape, *wanted) {
 // scope is asked for at the beginning. A grant that has no beginning asks each time.
 func scope(text string) func(*shape, *wanted) {
 	return func(s *shape, w *wanted) {
+		if a, ok := w.signed["assertion"]; ok {
+			a.claims["scope"] = text
+		}
 		if !w.refresh || s.of["grant"] == "refresh_token" {
 			w.set("scope", text)
 		}
@@ -215,11 +271,51 @@ func (w *wanted) set(pairs ...string) {
 	}
 }
 
-// newWanted is the request that RFC 6749 begins with, at an instance of a shape.
-func newWanted(path string, refresh bool, renews string) *wanted {
+// sign makes a parameter one that is signed, with the claims of RFC 7523. By which
+// key comes later.
+func (w *wanted) sign(name string) {
+	w.signed[name] = signedParam{claims: map[string]any{"iss": shapeClient, "sub": shapeClient}, audience: w.path + "/token"}
+}
+
+// proves is a client that proves itself by an assertion.
+func proves(by func(*wanted)) func(*shape, *wanted) {
+	return func(_ *shape, w *wanted) {
+		w.set("client_id", shapeClient, "client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+		by(w)
+	}
+}
+
+// keyChoices are the private keys. What is signed with one and not with the secret
+// was noted before.
+func keyChoices() []choice {
+	all := []choice{{"none", nil, nil}}
+	for _, name := range []string{"p256", "p384", "rsa", "pss", "jwk", "account"} {
+		all = append(all, choice{name, func(_ *shape, c *shapeText) {
+			c.option("private_key {file.{{dir}}/private-" + name + "}")
+			if line := shapeSigners()[name].write; line != "" {
+				c.option(line)
+			}
+		}, func(_ *shape, w *wanted) {
+			for parameter, a := range w.signed {
+				if a.key == "" {
+					a.key, a.alg, a.kid = name, shapeSigners()[name].alg, shapeSigners()[name].kid
+				}
+				if name == "account" && parameter == "assertion" {
+					a.claims["iss"] = shapeAccount
+					delete(a.claims, "sub")
+				}
+				w.signed[parameter] = a
+			}
+		}})
+	}
+	return all
+}
+
+// newWanted is the request that RFC 6749 begins with.
+func newWanted(m moment) *wanted {
 	return &wanted{
-		refresh: refresh, renews: renews, path: path + "/token",
-		query: url.Values{}, params: url.Values{}, objects: map[string]any{},
+		moment: m, endpoint: m.path + "/token",
+		query: url.Values{}, params: url.Values{}, objects: map[string]any{}, signed: map[string]signedParam{},
 		header: http.Header{"Accept": {"application/json"}, "User-Agent": {shapeAgent}},
 	}
 }

@@ -2,6 +2,7 @@ package caddy_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -56,8 +57,19 @@ func block(out *strings.Builder, option, args string, lines []string) {
 	fmt.Fprintf(out, "\t%s %s {\n\t\t%s\n\t}\n", option, strings.TrimSpace(args), strings.Join(lines, "\n\t\t"))
 }
 
-// site is the Caddyfile's part of the site that serves callers of a shape.
-func (s *shape) site(api string) string {
-	return fmt.Sprintf("handle /%s/* {\n\tinject_token %[1]s %s {\n\t\t%s\n\t}\n}\n",
-		s.name, api, strings.Join(placements[s.of["inject"]].write, "\n\t\t"))
+// sites is the Caddyfile's site: a line for each placement, and the request says
+// of which source. (A line for each source would be hundreds.)
+func sites(shapes []*shape, api string) string {
+	var out strings.Builder
+	for _, inject := range slices.Sorted(maps.Keys(placements)) {
+		var names, paths []string
+		for _, s := range shapes {
+			if s.of["inject"] == inject {
+				names, paths = append(names, s.name), append(paths, "/"+s.name+"/*")
+			}
+		}
+		fmt.Fprintf(&out, "@%s path %s\ninject_token @%[1]s {http.request.uri.path.0} %[3]s {\n\tsources %s\n\t%s\n}\n",
+			inject, strings.Join(paths, " "), api, strings.Join(names, " "), strings.Join(placements[inject].write, "\n\t"))
+	}
+	return out.String()
 }

@@ -35,6 +35,8 @@ type emulated struct {
 	renews  string          // the refresh token that is taken
 	first   int             // the number, from 1, of the token of the first request that the API served
 	last    int             // … and of the last one
+	ids     map[any]bool    // of assertions
+	key     string          // to which tokens are bound
 	faults  []string        // of token requests, each of which was refused
 	refused []string        // why the API refused requests
 }
@@ -43,7 +45,7 @@ type emulated struct {
 func newEmulator(t *testing.T, shapes []writtenShape) *emulator {
 	e := &emulator{shapes: make(map[string]*emulated)}
 	for _, s := range shapes {
-		x := &emulated{shape: s.shape, open: make(chan struct{}), dead: make(map[string]bool)}
+		x := &emulated{shape: s.shape, open: make(chan struct{}), dead: make(map[string]bool), ids: make(map[any]bool)}
 		if s.of["trigger"] != "clock" {
 			close(x.open)
 		}
@@ -75,6 +77,8 @@ func (e *emulator) serveToken(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
+	skew := skews[x.shape.of["clock"]]
+	arrived := time.Now().Add(skew)
 	select {
 	case <-x.open:
 	case <-r.Context().Done():
@@ -82,17 +86,54 @@ func (e *emulator) serveToken(w http.ResponseWriter, r *http.Request) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if fault := x.wanted().differs(received{r, string(body)}); fault != "" {
+	w.Header().Set("Date", time.Now().Add(skew).UTC().Format(http.TimeFormat))
+	switch fault := e.fault(x, received{r, string(body), e.provider, arrived, x.seen}); {
+	case fault == "":
+		x.shape.answer(w, x.issue())
+	case fault == wantsNonce:
+		w.Header().Set("DPoP-Nonce", x.nonce())
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprintf(w, `{"error":%q}`, wantsNonce)
+	case strings.Contains(fault, wrongTime) && len(x.issued) == 0: // from then on it knows
+		w.WriteHeader(http.StatusUnauthorized)
+		fmt.Fprint(w, `{"error":"invalid_client"}`)
+	default:
 		x.faults = append(x.faults, fault)
 		x.shape.refuse(w)
-		return
 	}
-	x.shape.answer(w, x.issue())
 }
 
-// wanted is the next token request that is taken.
-func (x *emulated) wanted() *wanted {
-	return x.shape.want("/"+x.shape.name, x.renews != "", x.renews)
+// fault says what is wrong with a token request; "" if it is the one that is wanted.
+func (e *emulator) fault(x *emulated, r received) string {
+	w := x.shape.want(moment{"/" + x.shape.name, x.renews != "", x.renews})
+	fault := w.differs(r)
+	if fault != "" || w.proof == "" {
+		return fault
+	}
+	key, fault := proofOf(r.Request, w.proof, e.provider+r.URL.EscapedPath(), "", x.nonce(), r.at)
+	switch {
+	case fault != "":
+		return fault
+	case x.key != "" && key != x.key:
+		return "a DPoP proof by another key than the one before"
+	}
+	x.key = key
+	return ""
+}
+
+// nonce is what proofs for this provider must hold; "": nothing.
+func (x *emulated) nonce() string {
+	if x.shape.of["proof"] != "nonce" {
+		return ""
+	}
+	return "nonce-of-" + x.shape.name
+}
+
+// seen says whether an id has come before.
+func (x *emulated) seen(id any) bool {
+	before := x.ids[id]
+	x.ids[id] = true
+	return before || id == nil
 }
 
 // skews are how wrong the clock of a provider is.
@@ -105,6 +146,10 @@ func (x *emulated) issue() issuedToken {
 		access:   fmt.Sprintf("%s-%d-%s+/=~", s.name, n, rand.Text()),
 		at:       time.Now().Add(skews[s.of["clock"]]).Truncate(time.Second),
 		lifetime: s.lifetime(n),
+		first:    n == 1,
+	}
+	if s == partnerShape {
+		t.access = partnerToken
 	}
 	if s.of["expiry"] == "jwt" {
 		t.access = withExpiry(t.access, t.at.Add(t.lifetime))
@@ -126,11 +171,19 @@ func (e *emulator) serveAPI(w http.ResponseWriter, r *http.Request) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	n := 0
-	token, fault := x.shape.tokenOf(r, func(token string) bool {
+	token, fault := x.shape.tokenOf(r, map[string]string{"<partner>": partnerToken, "<tenant>": shapeTenant, "<key>": shapeKey, "<user>": shapeUser}, func(token string) bool {
 		n = 1 + slices.IndexFunc(x.issued, func(t *issuedToken) bool { return t.access == token })
 		return n > 0
 	})
+	if fault == "" {
+		fault = x.proven(r, token)
+	}
 	switch {
+	case fault == wantsNonce:
+		w.Header().Set("DPoP-Nonce", shapeAPINonce)
+		w.Header().Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
+		w.WriteHeader(http.StatusUnauthorized)
+		return
 	case fault != "":
 	case x.dead[token]:
 		fault = "a token that was revoked"
@@ -144,6 +197,31 @@ func (e *emulator) serveAPI(w http.ResponseWriter, r *http.Request) {
 	}
 	x.first, x.last = cmp.Or(x.first, n), n
 	fmt.Fprintf(w, "hello %s", x.shape.name)
+}
+
+// shapeAPINonce is what proofs for some APIs must hold. All of them are at one address, so
+// that proofs for the others may hold it, too.
+const shapeAPINonce = "nonce-of-the-api"
+
+// proven says what is wrong with the proof of a request to the API: "" where none is
+// wanted, and there is none.
+func (x *emulated) proven(r *http.Request, token string) string {
+	kind := x.shape.of["proof"]
+	if kind == "none" {
+		if len(r.Header.Values("Dpop")) > 0 {
+			return "a DPoP proof of a token that is not bound"
+		}
+		return ""
+	}
+	nonce := ""
+	if kind == "nonce" {
+		nonce = shapeAPINonce
+	}
+	key, fault := proofOf(r, kind, "http://"+r.Host+r.URL.EscapedPath(), token, nonce, time.Now())
+	if fault == "" && key != x.key {
+		fault = "a DPoP proof by another key than that of the token"
+	}
+	return fault
 }
 
 // revoke ends every token that a provider has issued until now.

@@ -59,7 +59,7 @@ func ofRefresh(change func(*wanted)) func(*shape, *wanted) {
 
 func atRenew(change func(*wanted)) func(*shape, *wanted) {
 	return ofRefresh(func(w *wanted) {
-		w.path = w.path[:len(w.path)-len("/token")] + "/renew"
+		w.endpoint = w.path + "/renew"
 		if change != nil {
 			change(w)
 		}

@@ -9,26 +9,38 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 )
 
 // wanted is the one token request that a provider takes at a moment. What it does
 // not name must not be there.
 type wanted struct {
+	moment
+
+	method, encoding, endpoint string
+	host                       string // "": that of the URL
+	query                      url.Values
+	params                     url.Values     // wherever the encoding has them
+	objects                    map[string]any // of JSON, those that are no texts
+	header                     http.Header
+	signed                     map[string]signedParam // parameters that the client has signed
+	proof                      string                 // "" or what proofs has
+}
+
+// moment is what a token request depends on beside the shape.
+type moment struct {
+	path    string // of the provider
 	refresh bool   // it goes on with a grant
 	renews  string // the refresh token that is current; "": there is none
-
-	method, encoding, path string
-	host                   string // "": that of the URL
-	query                  url.Values
-	params                 url.Values     // wherever the encoding has them
-	objects                map[string]any // of JSON, those that are no texts
-	header                 http.Header
 }
 
 // received is a token request as it came.
 type received struct {
 	*http.Request
-	body string
+	body     string
+	provider string            // the address that it went to
+	at       time.Time         // when, by the provider's clock
+	again    func(id any) bool // whether the id of an assertion has come before
 }
 
 // differs says in which respect a request is not the one that was wanted; "" if
@@ -46,8 +58,8 @@ func (w *wanted) line(r received) string {
 	switch {
 	case r.Method != w.method:
 		return fmt.Sprintf("method %s, want %s", r.Method, w.method)
-	case r.URL.EscapedPath() != w.path:
-		return fmt.Sprintf("path %s, want %s", r.URL.EscapedPath(), w.path)
+	case r.URL.EscapedPath() != w.endpoint:
+		return fmt.Sprintf("path %s, want %s", r.URL.EscapedPath(), w.endpoint)
 	case w.host != "" && r.Host != w.host:
 		return fmt.Sprintf("host %s, want %s", r.Host, w.host)
 	}
@@ -68,6 +80,9 @@ func (w *wanted) fields(r received) string {
 			return fmt.Sprintf("header %s: %q", name, v)
 		}
 		got.Del(name)
+	}
+	if w.proof != "" {
+		got.Del("Dpop") // which is looked at by itself
 	}
 	got.Del("Content-Length") // which Go's server has checked
 	for _, name := range slices.Sorted(maps.Keys(got)) {
@@ -96,6 +111,13 @@ func (w *wanted) parameters(r received) string {
 	if strings.Contains(r.URL.RawQuery, "+") {
 		return "a blank of the query is a plus, which not every server decodes"
 	}
+	for _, name := range slices.Sorted(maps.Keys(w.signed)) {
+		text := w.sent(r, name)
+		if fault := w.signed[name].differs(text, r); fault != "" {
+			return name + ": " + fault
+		}
+		w.params.Set(name, text)
+	}
 	wantQuery, wantBody := maps.Clone(w.query), ""
 	switch w.encoding {
 	case "query":
@@ -121,6 +143,21 @@ func (w *wanted) parameters(r received) string {
 		return fmt.Sprintf("the body is %q, want %q", r.body, wantBody)
 	}
 	return ""
+}
+
+// sent returns one parameter as it came.
+func (w *wanted) sent(r received, name string) string {
+	switch w.encoding {
+	case "query":
+		return r.URL.Query().Get(name)
+	case "form":
+		form, _ := url.ParseQuery(r.body)
+		return form.Get(name)
+	}
+	var fields map[string]any
+	_ = json.Unmarshal([]byte(r.body), &fields)
+	text, _ := fields[name].(string)
+	return text
 }
 
 // object is the JSON of the parameters, in the canonical form.

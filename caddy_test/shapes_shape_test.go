@@ -40,9 +40,9 @@ func (s *shape) issuesRefreshTokens() bool {
 	return s.refreshes() && !(s.of["grant"] == "refresh_token" && s.of["renewal"] == "lasting")
 }
 
-// want is the request that the provider takes at an address of its own.
-func (s *shape) want(path string, refresh bool, renews string) *wanted {
-	w := newWanted(path, refresh, renews)
+// want is the request that the provider takes at a moment.
+func (s *shape) want(m moment) *wanted {
+	w := newWanted(m)
 	for _, p := range requestProperties {
 		for _, c := range p.choices {
 			if c.name == s.of[p.name] && c.want != nil {
@@ -54,9 +54,9 @@ func (s *shape) want(path string, refresh bool, renews string) *wanted {
 }
 
 // Lifetimes. Where the clock is to bring the second token, the first one ends
-// soonLifetime, yet not before it was used.
+// soon, yet not before it was used.
 const (
-	soonLifetime = 12 * time.Second
+	soonLifetime = 20 * time.Second
 	firstLives   = time.Hour
 	secondLives  = 2 * time.Hour
 )
@@ -100,9 +100,15 @@ var unwritable = []struct {
 	says string
 }{
 	{exclusion{"method": "GET", "encoding": "!query"}, "a GET has no body, so it goes with query"},
-	{exclusion{"grant": "custom", "auth": "!basic raw none"}, "the grant custom sends client_id and client_secret only as client_secret_basic"},
+	{exclusion{"grant": "custom", "auth": "!basic raw none key_jwt ready"}, "the grant custom sends client_id and client_secret only as client_secret_basic"},
 	{exclusion{"grant": "custom", "scope": "!none"}, "the grant custom has no use for it"},
 	{exclusion{"grant": "custom", "renewal": "address get json form"}, "{refresh_token} must stand somewhere in here"},
+	{exclusion{"grant": "custom", "auth": "ready", "key": "none"}, "the grant custom has no use for it"},
+	{exclusion{"grant": "custom", "proof": "!none"}, "the grant custom has no use for it"},
+	{exclusion{"key": "!none", "grant": "!jwt_bearer", "auth": "!key_jwt"}, "has no use for it"},
+	{exclusion{"key": "none", "grant": "jwt_bearer"}, "missing; the grant jwt_bearer needs it"},
+	{exclusion{"key": "none", "auth": "key_jwt"}, "missing; client_auth private_key_jwt needs it"},
+	{exclusion{"claims": "written", "grant": "!jwt_bearer", "auth": "!key_jwt secret_jwt"}, "nothing is signed here"},
 	{exclusion{"params": "twice", "encoding": "json"}, "this stands here twice"},
 	{exclusion{"params": "twice", "renewal": "json"}, "this stands here twice"},
 	{exclusion{"params": "json", "encoding": "!json"}, "a JSON value goes with the encoding json alone"},
@@ -118,6 +124,8 @@ var moot = []exclusion{
 	{"answer": "bare quoted", "renewal": "!again lasting"},    // … and no refresh token …
 	{"answer": "bare quoted", "renewal": "lasting", "grant": "!refresh_token"},
 	{"answer": "form", "refusal": "number"}, // a form has no objects
+	{"answer": "bare quoted", "inject": "response"},
+	{"grant": "custom", "auth": "key_jwt"}, // no private_key, which it needs
 	{"expiry": "never", "trigger": "clock"},
 	{"expiry": "never", "schedule": "!default"},
 }
@@ -139,6 +147,16 @@ func shapeSpace() *space {
 	s.forbidden = append(s.forbidden, moot...)
 	return s
 }
+
+// partnerToken is the token of the source partner. It is the same one each time, for
+// a refusal of what it stands beside has it renewed as well.
+const partnerToken = "partner-token+/=~"
+
+// partnerShape is an ordinary provider, whose token other sources use.
+var partnerShape = &shape{"partner", map[string]string{
+	"method": "POST", "encoding": "form", "grant": "client_credentials", "auth": "basic", "answer": "flat", "expiry": "seconds",
+	"refusal": "rfc", "inject": "bearer", "renewal": "again", "proof": "none",
+}}
 
 // hundredShapes returns shapes in which every value meets every other.
 var hundredShapes = sync.OnceValue(func() (all []*shape) {

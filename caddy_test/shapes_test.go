@@ -27,14 +27,23 @@ type writtenShape struct {
 	seed bool // whether it names a file with a refresh token
 }
 
+// writtenFor is a provider for which the right thing is written.
+func writtenFor(s *shape) writtenShape {
+	return writtenShape{s, func(provider string) string { return s.source(provider) }, s.of["grant"] == "refresh_token"}
+}
+
 // startShapes runs Caddy with a source for each provider, and one site.
 func startShapes(t *testing.T, all []writtenShape, site func(api string) string) *shapesRun {
 	t.Helper()
 	begun := time.Now()
+	all = append(all, writtenFor(partnerShape))
 	e := newEmulator(t, all)
 	var sources strings.Builder
 	options := []harness.Option{
-		harness.Env("SHAPE_CLIENT="+shapeClient, "SHAPE_USER="+shapeUser, "SHAPE_PROVIDER="+e.provider),
+		harness.Env("SHAPE_CLIENT="+shapeClient, "SHAPE_USER="+shapeUser, "SHAPE_PROVIDER="+e.provider, "SHAPE_ACTOR="+shapeActor),
+	}
+	for name, key := range shapeSigners() {
+		options = append(options, harness.File("private-"+name, key.text))
 	}
 	for name, secret := range shapeFiles {
 		options = append(options, harness.File(name, secret+"\n"))
@@ -163,6 +172,9 @@ func (s *shape) lives(n int, status shapeStatus) error {
 	return nil
 }
 
+// hundreds is held by who runs hundreds of sources at once.
+var hundreds sync.Mutex
+
 // TestAHundredShapesOfProviders has every value of every axis meet every other,
 // before a provider that takes nothing else.
 func TestAHundredShapesOfProviders(t *testing.T) {
@@ -176,17 +188,13 @@ func TestAHundredShapesOfProviders(t *testing.T) {
 	for _, s := range shapes {
 		by[s.of["trigger"]] = append(by[s.of["trigger"]], s)
 	}
-	var written []writtenShape
+	hundreds.Lock()
+	t.Cleanup(hundreds.Unlock)
+	var right []writtenShape
 	for _, s := range shapes {
-		written = append(written, writtenShape{s, func(provider string) string { return s.source(provider) }, s.of["grant"] == "refresh_token"})
+		right = append(right, writtenFor(s))
 	}
-	r := startShapes(t, written, func(api string) string {
-		var site strings.Builder
-		for _, s := range shapes {
-			site.WriteString(s.site(api))
-		}
-		return site.String()
-	})
+	r := startShapes(t, right, func(api string) string { return sites(shapes, api) })
 	r.each(by["clock"], "the first token, which ends soon", func(s *shape) error {
 		close(r.shapes[s.name].open)
 		return r.served(s, 1)

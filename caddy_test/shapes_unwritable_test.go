@@ -61,7 +61,7 @@ func TestWhatNoShapeHasCannotBeWritten(t *testing.T) {
 		}
 		s := &shape{"left-out", of}
 		dir := t.TempDir()
-		harness.WriteFile(t, dir, "Caddyfile", fmt.Sprintf("{\n\ttoken_sources {\n%s\n}\n}\n", strings.ReplaceAll(s.source("http://127.0.0.1:1"), "{{dir}}", dir)))
+		harness.WriteFile(t, dir, "Caddyfile", fmt.Sprintf("{\n\ttoken_sources {\n%s\n%s\n}\n}\n", partnerShape.source("http://127.0.0.1:1"), strings.ReplaceAll(s.source("http://127.0.0.1:1"), "{{dir}}", dir)))
 		said, code := harness.Run(t, dir, "adapt", "--config", "Caddyfile", "--adapter", "caddyfile")
 		if code == 0 || !strings.Contains(strings.ReplaceAll(said, `\"`, `"`), u.says) {
 			t.Errorf("%v: exit code %d, want an error with %q:\n%.600s", s, code, u.says, said)

@@ -11,7 +11,7 @@ import (
 
 var (
 	modelSeed  = flag.Uint64("model.seed", 0, "the one schedule of the model to run")
-	modelSeeds = flag.Uint64("model.schedules", 1500, "how many schedules of the model are run")
+	modelSeeds = flag.Uint64("model.schedules", 800, "how many schedules of the model are run")
 )
 
 func TestModelNoRefreshTokenIsSpentTwiceAndEveryNodeHasAToken(t *testing.T) {

@@ -100,6 +100,24 @@ func TestARefusalThatTheClockDoesNotExplainIsSentOnceMoreAtMost(t *testing.T) {
 	}
 }
 
+// TestAClockThatIsAnotherEachTimeIsFollowedOnce holds that nobody is led on by it.
+func TestAClockThatIsAnotherEachTimeIsFollowedOnce(t *testing.T) {
+	t.Parallel()
+	d := &desk{answer: func(n int, _ deskRequest) *http.Response {
+		if n > 20 {
+			return madeUp(200, deskIssued)
+		}
+		resp := refusing(401, "invalid_client")()
+		resp.Header.Set("Date", time.Now().Add(time.Duration(n+1)*time.Hour).UTC().Format(http.TimeFormat))
+		return resp
+	}}
+	token, failure := obtain(t, d.config(pemKey(t, "P-256")), nil)
+	mustFail(t, token, failure)
+	if n := len(d.arrived()); n != 2 {
+		t.Errorf("%d requests", n)
+	}
+}
+
 // TestWhatIsNotSignedIsSentOnce holds that a clock means nothing to a secret.
 func TestWhatIsNotSignedIsSentOnce(t *testing.T) {
 	t.Parallel()

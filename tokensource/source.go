@@ -7,9 +7,12 @@
 //
 // A grant is a file grant_NAME.go that says which parameters are sent, and how a
 // person begins it where that takes one. call.go is one request: settings.go
-// resolves its secrets, dialect.go sends it as the provider wants it, answer.go and
-// answer_error.go read what comes back, and scrub.go takes the secrets out of what
-// the provider says. discovery.go fetches what a provider publishes of itself, and
+// resolves its secrets, client_auth.go says how the client proves itself, key.go and
+// assertion.go make what it signs, dpop.go the proofs that tokens are bound to, and
+// signed.go sends it once more where the provider's clock is another. dialect.go sends
+// it as the provider wants it, answer.go and answer_error.go read what comes back, and
+// scrub.go takes the secrets out of what the provider says. others.go is how one
+// source sends the token of another. discovery.go fetches what a provider publishes of itself, and
 // revocation.go gives tokens back. No quirk of a provider is more than data in a
 // [Config].
 package tokensource
