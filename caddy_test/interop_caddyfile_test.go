@@ -54,9 +54,9 @@ func (r *interopRow) start() {
 
 // caddyfile has the row's source, and one that differs in what is wrong.
 func (r *interopRow) caddyfile(when string) string {
-	sources := "source crm {\n" + r.source(r.base, r.dir) + when + "}\n"
+	sources := "source crm {\n" + r.source(r.base, r.dir) + when + patient + "}\n"
 	if r.way.login != "" {
-		sources += "source login {\n" + written(r.way.login, r.value(r.base, r.dir)) + "}\n"
+		sources += "source login {\n" + written(r.way.login, r.value(r.base, r.dir)) + patient + "}\n"
 	}
 	site := "inject_token crm " + r.upstream()
 	if r.hasWrong() {
@@ -64,7 +64,7 @@ func (r *interopRow) caddyfile(when string) string {
 		if r.way.binding == withCertificate {
 			base = r.base // nobody can stand between
 		}
-		sources += "source wrong {\n" + r.source(base, filepath.Join(r.dir, "wrong")) + "}\n"
+		sources += "source wrong {\n" + r.source(base, filepath.Join(r.dir, "wrong")) + patient + "}\n"
 		site = "inject_token /wrong wrong " + r.upstream() + "\n" + site
 	}
 	if r.way.person {
@@ -78,11 +78,7 @@ func (r *interopRow) hasWrong() bool { return r.has(theWrongCredential) && !r.wa
 
 // upstream is the API, and how it is reached.
 func (r *interopRow) upstream() string {
-	upstream := r.api.URL
-	if transport := r.way.transport(); transport != "" {
-		upstream += " {\n" + strings.ReplaceAll(transport, "{{dir}}", r.dir) + "}"
-	}
-	return upstream
+	return r.api.URL + " {\nwait 50s\n" + strings.ReplaceAll(r.way.transport(), "{{dir}}", r.dir) + "}"
 }
 
 func (r *interopRow) renewedSoon() string {
