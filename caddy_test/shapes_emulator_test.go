@@ -158,6 +158,9 @@ func (x *emulated) issue() issuedToken {
 		t.refresh = fmt.Sprintf(`renew-%d-%s"+/=&<>`, n, rand.Text())
 		x.renews = t.refresh
 	}
+	if s.renewsByAccessToken() {
+		x.renews = t.access
+	}
 	x.issued, x.at = append(x.issued, t), append(x.at, time.Now())
 	return *t
 }

@@ -1,6 +1,7 @@
 package caddy_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -71,7 +72,7 @@ var ofTransport = http.Header{"Accept-Encoding": {"gzip"}, "Connection": {"close
 
 func (w *wanted) fields(r received) string {
 	want := w.header.Clone()
-	if contentType := contentTypes[w.encoding]; contentType != "" {
+	if contentType := cmp.Or(contentTypes[w.encoding], writtenBodies[w.encoding].contentType); contentType != "" {
 		want.Set("Content-Type", contentType)
 	}
 	got := r.Header.Clone()
@@ -135,6 +136,11 @@ func (w *wanted) parameters(r received) string {
 			return fmt.Sprintf("the JSON is %s, want %s", got, want)
 		}
 		wantBody = r.body
+	default:
+		if fault := w.bodyDiffers(r.body); fault != "" {
+			return fault
+		}
+		wantBody = r.body
 	}
 	if !maps.EqualFunc(query, wantQuery, slices.Equal) {
 		return fmt.Sprintf("the query is %q, want %q", r.URL.RawQuery, wantQuery.Encode())
@@ -153,6 +159,9 @@ func (w *wanted) sent(r received, name string) string {
 	case "form":
 		form, _ := url.ParseQuery(r.body)
 		return form.Get(name)
+	case "json":
+	default:
+		return writtenBodies[w.encoding].read(r.body)[name]
 	}
 	var fields map[string]any
 	_ = json.Unmarshal([]byte(r.body), &fields)

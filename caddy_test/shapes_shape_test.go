@@ -37,8 +37,11 @@ func (s *shape) refreshes() bool { return s.of["renewal"] != "again" }
 
 // issuesRefreshTokens says whether some answer has one.
 func (s *shape) issuesRefreshTokens() bool {
-	return s.refreshes() && !(s.of["grant"] == "refresh_token" && s.of["renewal"] == "lasting")
+	return s.refreshes() && !s.renewsByAccessToken() && !(s.of["grant"] == "refresh_token" && s.of["renewal"] == "lasting")
 }
+
+// renewsByAccessToken says whether the access token itself leads to the next.
+func (s *shape) renewsByAccessToken() bool { return s.of["renewal"] == "access" }
 
 // want is the request that the provider takes at a moment.
 func (s *shape) want(m moment) *wanted {
@@ -102,30 +105,32 @@ var unwritable = []struct {
 	{exclusion{"method": "GET", "encoding": "!query"}, "a GET has no body, so it goes with query"},
 	{exclusion{"grant": "custom", "auth": "!basic raw none key_jwt ready"}, "the grant custom sends client_id and client_secret only as client_secret_basic"},
 	{exclusion{"grant": "custom", "scope": "!none"}, "the grant custom has no use for it"},
-	{exclusion{"grant": "custom", "renewal": "address get json form"}, "{refresh_token} must stand somewhere in here"},
+	{exclusion{"grant": "custom", "renewal": "address get json form"}, "the grant custom sends nothing by itself, so {refresh_token}"},
 	{exclusion{"grant": "custom", "auth": "ready", "key": "none"}, "the grant custom has no use for it"},
 	{exclusion{"grant": "custom", "proof": "!none"}, "the grant custom has no use for it"},
 	{exclusion{"key": "!none", "grant": "!jwt_bearer", "auth": "!key_jwt"}, "has no use for it"},
 	{exclusion{"key": "none", "grant": "jwt_bearer"}, "missing; the grant jwt_bearer needs it"},
 	{exclusion{"key": "none", "auth": "key_jwt"}, "missing; client_auth private_key_jwt needs it"},
 	{exclusion{"claims": "written", "grant": "!jwt_bearer", "auth": "!key_jwt secret_jwt"}, "nothing is signed here"},
-	{exclusion{"params": "twice", "encoding": "json"}, "this stands here twice"},
-	{exclusion{"params": "twice", "renewal": "json"}, "this stands here twice"},
+	{exclusion{"params": "twice", "encoding": "json body-json body-xml body-form body-text"}, "this stands here twice"},
+	{exclusion{"params": "twice", "renewal": "json body"}, "this stands here twice"},
 	{exclusion{"params": "json", "encoding": "!json"}, "a JSON value goes with the encoding json alone"},
-	{exclusion{"params": "json", "renewal": "get form"}, "a JSON value goes with the encoding json alone"},
+	{exclusion{"params": "json", "renewal": "get form body"}, "a JSON value goes with the encoding json alone"},
 	{exclusion{"header": "authorization", "auth": "basic raw"}, "this field holds the client's credentials already"},
 }
 
 // moot are those that say nothing: a value would not be seen.
 var moot = []exclusion{
-	{"grant": "refresh_token", "renewal": "again"},            // it always refreshes
-	{"grant": "custom", "renewal": "rotating lasting"},        // it never does by itself
-	{"answer": "bare quoted", "expiry": "!jwt default never"}, // nothing but the token
-	{"answer": "bare quoted", "renewal": "!again lasting"},    // … and no refresh token …
+	{"grant": "refresh_token", "renewal": "again"},                // it always refreshes
+	{"grant": "custom", "renewal": "rotating lasting"},            // it never does by itself
+	{"grant": "refresh_token", "renewal": "access"},               // it begins with a refresh token
+	{"answer": "bare quoted", "expiry": "!jwt default never"},     // nothing but the token
+	{"answer": "bare quoted", "renewal": "!again lasting access"}, // … and no refresh token …
 	{"answer": "bare quoted", "renewal": "lasting", "grant": "!refresh_token"},
 	{"answer": "form", "refusal": "number"}, // a form has no objects
 	{"answer": "bare quoted", "inject": "response"},
-	{"grant": "custom", "auth": "key_jwt"}, // no private_key, which it needs
+	{"grant": "refresh_token", "encoding": "body-json body-xml body-form body-text"}, // of which renewal=body is the same
+	{"grant": "custom", "auth": "key_jwt"},                                           // no private_key, which it needs
 	{"expiry": "never", "trigger": "clock"},
 	{"expiry": "never", "schedule": "!default"},
 }

@@ -105,7 +105,7 @@ func proofOf(r *http.Request, kind, address, token, nonce string, at time.Time) 
 		return key, wantsNonce
 	case !reflect.DeepEqual(got, want) || id == "":
 		return "", fmt.Sprintf("the DPoP proof claims %v, want %v", got, want)
-	case at.Sub(time.Unix(int64(issued), 0)).Abs() > 10*time.Second:
+	case at.Sub(time.Unix(int64(issued), 0)).Abs() > time.Minute:
 		return "", fmt.Sprintf(wrongTime+"a proof of %v, and it is %v", time.Unix(int64(issued), 0), at)
 	}
 	return key, ""
