@@ -22,8 +22,8 @@ import (
 // exchanger is a provider that exchanges callers' tokens, and an API that knows by
 // the token that it gets whose it is, and answers with a digest of that.
 type exchanger struct {
-	t                *testing.T
-	tokens, api, url string
+	t           *testing.T
+	tokens, api string
 
 	mu       sync.Mutex // guards everything below
 	owner    map[string]string
