@@ -63,6 +63,8 @@ func explain(e *tokensource.Error) string {
 		return said + "; check issuer and whether this machine reaches it, or write the endpoints (token_url, authorize_url, …) by hand"
 	case e.StatusCode == 0 && e.Code == "" && e.Permanent:
 		return said
+	case e.Source != "":
+		return said + "; see caddy token-source show " + e.Source + ", or check " + e.Source
 	case e.StatusCode == 0 && e.Code == "" && isTLSAuth(e.ClientAuth):
 		return said + "; check the address (token_url or issuer), and the client certificate: transport http { tls_client_auth CERTIFICATE-FILE KEY-FILE }"
 	case e.StatusCode == 0 && e.Code == "":

@@ -91,6 +91,7 @@ func (a *App) check(name string, s *Source) error {
 }
 
 func (a *App) provision(name string, s *Source) error {
+	a.warnOfGrant(name, s)
 	for _, secret := range s.secrets() {
 		if warning := literalWarning(secret.value); warning != "" {
 			a.log.Warn(warning, zap.String("source", name), zap.String("option", secret.option))
@@ -110,6 +111,18 @@ func (a *App) provision(name string, s *Source) error {
 	}
 	a.running[name] = &runningSource{name: name, config: s, key: key, refresher: r, transport: transport}
 	return nil
+}
+
+// warnOfGrant warns of a grant of which the provider's entry says nothing.
+func (a *App) warnOfGrant(name string, s *Source) {
+	p := a.Sources[name].Provider
+	if p == nil {
+		return
+	}
+	if entry, m := p.preset(); m == nil && !slices.Contains(entry.grants(), s.Grant) {
+		a.log.Warn("the built-in entry of this provider does not know this grant; check that what it fills in fits",
+			zap.String("source", name), zap.String("provider", p.Name), zap.String("grant", s.Grant), zap.Strings("grants", entry.grants()))
+	}
 }
 
 // transport returns what sends the token requests of a source.

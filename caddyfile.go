@@ -311,7 +311,7 @@ type transportOption struct {
 var transportOptions = map[string]transportOption{
 	"header": {repeats: true, set: func(r *optionReader, t *Transport, args []string) error {
 		if len(args) != 1 && len(args) != 2 {
-			return r.errf("write header FIELD [FORMAT]")
+			return r.errf("write header FIELD [FORMAT], a format with blanks in quotes")
 		}
 		h := HeaderInjection{Field: args[0]}
 		if len(args) == 2 {

@@ -1,6 +1,7 @@
 package injecttoken
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"regexp"
@@ -277,6 +278,8 @@ func checkPlaceholder(option, name string) *mistake {
 		return wrong(option, "{%s} can be used in refresh_request alone", name)
 	case strings.HasSuffix(option, "_request body"):
 		return wrong(option, `unknown placeholder in braces; there are the parameters that this request would send by themselves, {env.*}, {file.*} and {source.NAME}, and \{ is a brace that means itself`)
+	case strings.HasPrefix(name, "sources."):
+		return wrong(option, "did you mean {source.NAME}, the token of another source?")
 	case strings.HasPrefix(name, "http."):
 		return wrong(option, "a placeholder of a request cannot be used: a token request belongs to no caller's request; there are {env.*} and {file.*}")
 	default:
@@ -305,6 +308,8 @@ func (s *Source) checkResponse() *mistake {
 			return wrong("token_response expose", "the name %q has other signs than lower-case letters, digits and _", name)
 		case !responsePath.MatchString(path):
 			return wrong("token_response expose "+name, "%q is not a path such as data.token", path)
+		case path == cmp.Or(r.AccessToken, "access_token"), path == cmp.Or(r.RefreshToken, "refresh_token"):
+			return wrong("token_response expose "+name, "a token is not exposed; in the format of a header field {token} stands for it")
 		}
 	}
 	if _, ok := expiresInUnits[r.ExpiresInUnit]; !ok {

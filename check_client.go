@@ -156,6 +156,9 @@ func (s *Source) checkExchange() *mistake {
 			return wrong(token.option, "a type without a token")
 		}
 	}
+	if s.SubjectToken != tokensource.Caller && strings.EqualFold(strings.Trim(s.SubjectToken, "{}"), tokensource.Caller) {
+		return wrong("subject_token", "did you mean caller? It is written in small letters, without braces")
+	}
 	if s.ActorToken == tokensource.Caller {
 		return wrong("actor_token", "caller can be the subject_token alone")
 	}

@@ -8,6 +8,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+
+	"github.com/caddytoken/inject-token/refresher"
 )
 
 // Exit codes of the commands, beside Caddy's own for success and for what could
@@ -148,6 +150,10 @@ func runRefresh(fl caddycmd.Flags) (int, error) {
 	var now sourceStatus
 	_, err := askAdmin(fl, http.MethodPost, sourcePath(name)+"/refresh", &now)
 	if err == nil {
+		if now.State == refresher.PerSubject {
+			fmt.Println(name + " has no token of its own: each caller is asked for again.")
+			return caddy.ExitCodeSuccess, nil
+		}
 		fmt.Println(name + " has a new token" + until(now.Expires) + ".")
 		return caddy.ExitCodeSuccess, nil
 	}

@@ -180,6 +180,10 @@ func (c *checkedSources) check(name string) (works bool) {
 	if err != nil {
 		return explained(name, err)
 	}
+	if missing := s.missingIn(token); missing != "" {
+		fmt.Printf("%s: there is a token, and the answer has nothing for token_response expose %s: check its path\n", name, missing)
+		return false
+	}
 	expires := known(token.Expiry())
 	if expires == nil {
 		fmt.Printf("%s: ok, a token; the provider does not say for how long\n", name)
@@ -187,6 +191,20 @@ func (c *checkedSources) check(name string) (works bool) {
 		fmt.Printf("%s: ok, a token%s\n", name, until(expires))
 	}
 	return true
+}
+
+// missingIn returns a name that the source exposes and the answer with a token has
+// nothing for, with its path; "": there is none.
+func (s *Source) missingIn(token *tokensource.Token) string {
+	if s.TokenResponse == nil {
+		return ""
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.TokenResponse.Expose)) {
+		if _, there := token.Exposed[name]; !there {
+			return name + " " + s.TokenResponse.Expose[name]
+		}
+	}
+	return ""
 }
 
 // Token obtains the token of a source that another sends.

@@ -138,7 +138,34 @@ func (p *preset) print() {
 	for _, written := range p.written {
 		fmt.Println("  " + strings.ReplaceAll(written, "\t", "  "))
 	}
+	if places := p.places(); len(places) > 0 {
+		fmt.Print("\nIts API takes the token here, unless you write another place in inject_token:\n\n")
+		for _, place := range places {
+			fmt.Println("  " + place)
+		}
+	}
 	fmt.Print("\nA Caddyfile to begin with:\n\n" + p.caddyfile())
+}
+
+// places are the options of inject_token that say where the token goes.
+func (p *preset) places() (lines []string) {
+	if p.inject == nil {
+		return nil
+	}
+	for _, h := range p.inject.Headers {
+		line := "header " + h.Field
+		if h.Format != "" {
+			line += " \"" + h.Format + "\""
+		}
+		lines = append(lines, line)
+	}
+	for _, param := range p.inject.Query {
+		lines = append(lines, "query "+param)
+	}
+	if b := p.inject.Basic; b != nil {
+		lines = append(lines, "basic "+b.Username+" "+b.Password)
+	}
+	return lines
 }
 
 func (p *preset) chosenGrant() string {

@@ -58,8 +58,23 @@ func (p *Provider) check(entry *preset) *mistake {
 		if !providerValue.MatchString(literal) {
 			return wrong("provider "+name, "letters, digits, dots, _ and - can stand here, and no https:// and no path, such as %s", value.example())
 		}
+		if suffix := entry.suffixOf(name); suffix != "" && strings.HasSuffix(literal, suffix) {
+			return wrong("provider "+name, "%s is appended by itself; write %s", suffix, strings.TrimSuffix(literal, suffix))
+		}
 	}
 	return nil
+}
+
+// suffixOf returns what follows a value in the hosts of the entry, such as
+// .example.org; "": nothing does.
+func (p *preset) suffixOf(name string) string {
+	for _, line := range p.written {
+		_, rest, found := strings.Cut(line, "://{"+name+"}")
+		if suffix, _, _ := strings.Cut(rest, "/"); found && strings.HasPrefix(suffix, ".") {
+			return suffix
+		}
+	}
+	return ""
 }
 
 // filled returns the source with the words of its provider's entry where it has

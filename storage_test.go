@@ -327,10 +327,10 @@ func storeUntilKilled(dir string) {
 	fmt.Println(err)
 }
 
-// TestARecordIsTheOldOneOrTheNewOneWheneverAProcessIsKilled kills a thousand
+// TestARecordIsTheOldOneOrTheNewOneWheneverAProcessIsKilled kills hundreds of
 // processes while they store something.
 func TestARecordIsTheOldOneOrTheNewOneWheneverAProcessIsKilled(t *testing.T) {
-	const workers, each = 4, 250
+	const workers, each = 4, 75
 	var all sync.WaitGroup
 	for range workers {
 		dir := t.TempDir()

@@ -125,7 +125,8 @@ func (r *Refresher) Refresh(ctx context.Context) error {
 		}
 		if r.subjects != nil {
 			r.mu.Unlock()
-			return &tokensource.Error{Reason: "there is a token for each caller, and none of the source itself", Permanent: true}
+			r.subjects.reset() // there is nothing else to obtain: each caller is asked for again
+			return nil
 		}
 		joined := r.flight != nil // which may only look into the storage
 		f := r.fly()

@@ -63,6 +63,7 @@ type gate struct {
 	failure  *tokensource.Error
 	failures int
 	until    time.Time
+	lookedAt time.Time // for changed secrets
 	saidAt   time.Time
 }
 
@@ -111,8 +112,8 @@ func (s *subjects) count() int {
 func (s *subjects) status() (failure *tokensource.Error, until time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.gate.failure == nil {
-		return nil, time.Time{}
+	if s.gate.failure == nil || s.gate.failure.Permanent {
+		return s.gate.failure, time.Time{}
 	}
 	return s.gate.failure, s.gate.until
 }
@@ -175,17 +176,47 @@ func (o *oneSubject) Obtain(ctx context.Context, previous *tokensource.Token) (*
 	return token, nil
 }
 
-// held returns why nobody is asked now, or nil.
+// held returns why nobody is asked now, or nil. A client that the provider refuses is
+// refused until a secret changes, or an operator says so.
 func (s *subjects) held() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	wait := untilEither(s.gate.until, s.parent.now())
-	if s.gate.failure == nil || wait <= 0 {
-		return nil
+	failure, now := s.gate.failure, s.parent.now()
+	wait := untilEither(s.gate.until, now)
+	look := failure != nil && failure.Permanent && failure.Changed != nil && now.Sub(s.gate.lookedAt) >= lookEvery
+	if look {
+		s.gate.lookedAt = now
 	}
-	again := *s.gate.failure
-	again.Permanent, again.RetryAfter, again.Changed = false, max(wait, time.Second), nil
+	s.mu.Unlock()
+	switch {
+	case failure == nil, !failure.Permanent && wait <= 0:
+		return nil
+	case look && failure.Changed():
+		s.open(failure)
+		return nil
+	case failure.Permanent:
+		again := *failure
+		return &again
+	}
+	again := *failure
+	again.RetryAfter = max(wait, time.Second)
 	return &again
+}
+
+// open has subjects asked for again, unless there is another failure meanwhile.
+func (s *subjects) open(failure *tokensource.Error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gate.failure == failure {
+		s.gate.failure, s.gate.failures = nil, 0
+	}
+}
+
+// reset has everybody asked for again.
+func (s *subjects) reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gate = gate{saidAt: s.gate.saidAt}
+	s.known, s.recent = make(map[[sha256.Size]byte]*list.Element), list.New()
 }
 
 // failed holds the others back, unless it was the subject that was refused.
@@ -193,9 +224,11 @@ func (s *subjects) failed(e *tokensource.Error, log *zap.Logger) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.parent.now()
-	if !e.RefusesSubject() {
+	if e.RefusesSubject() { // who was answered about a subject was not refused itself
+		s.gate.failure, s.gate.failures = nil, 0
+	} else {
 		s.gate.failures++
-		s.gate.failure = e
+		s.gate.failure, s.gate.lookedAt = e, now
 		s.gate.until = now.Add(retryAfter(s.gate.failures, e.RetryAfter, 0, random()))
 	}
 	if now.Sub(s.gate.saidAt) < saySubjectsEvery {
@@ -207,5 +240,8 @@ func (s *subjects) failed(e *tokensource.Error, log *zap.Logger) {
 		log.Info("a caller's token was not exchanged", fields...)
 		return
 	}
-	log.Error("no token for callers", append(fields, zap.Time("next", s.gate.until))...)
+	if !e.Permanent {
+		fields = append(fields, zap.Time("next", s.gate.until))
+	}
+	log.Error("no token for callers", fields...)
 }

@@ -103,8 +103,8 @@ func TestNobodyIsAskedForATokenUntilASubjectComes(t *testing.T) {
 		if n := x.requests(""); n != 0 || r.Current() != nil || r.Status().State != PerSubject {
 			t.Errorf("%d requests, %+v", n, r.Status())
 		}
-		if err := r.Refresh(context.Background()); err == nil || x.requests("") != 0 {
-			t.Errorf("a token of the source itself was obtained: %v", err)
+		if err := r.Refresh(context.Background()); err != nil || x.requests("") != 0 {
+			t.Errorf("Refresh: %v", err)
 		}
 	})
 }
@@ -193,6 +193,56 @@ func TestAProviderThatIsDownIsNotAskedForEachSubject(t *testing.T) {
 		if s := r.Status(); s.Failure != nil || log.Len() == 0 {
 			t.Errorf("afterwards: %+v", s)
 		}
+	})
+}
+
+func TestARefusedClientIsNotTriedAgainForAnySubjectUntilASecretChanges(t *testing.T) {
+	inExchange(t, func(r *Refresher, x *exchange, _ *observer.ObservedLogs) {
+		secret := "wrong"
+		x.answer = func(string) error {
+			if secret == "right" {
+				return nil
+			}
+			return &tokensource.Error{Code: "invalid_client", StatusCode: 401, Permanent: true, Changed: func() bool { return secret == "right" }}
+		}
+		for i := range 200 {
+			_, err := r.Of(fmt.Sprintf("subject-%d", i)).Token(context.Background())
+			if u, ok := errors.AsType[*Unavailable](err); !ok || !u.Permanent || u.Cause.Code != "invalid_client" {
+				t.Fatalf("subject %d: %v", i, err)
+			}
+			time.Sleep(time.Second)
+		}
+		if n := x.requests(""); n != 1 {
+			t.Errorf("%d requests by a client that is refused", n)
+		}
+		secret = "right"
+		time.Sleep(lookEvery)
+		tokenOf(t, r, "subject-new")
+		tokenOf(t, r, "subject-199")
+	})
+}
+
+func TestAnOperatorHasEverySubjectAskedForAgain(t *testing.T) {
+	inExchange(t, func(r *Refresher, x *exchange, _ *observer.ObservedLogs) {
+		refused := true
+		x.answer = func(string) error {
+			if refused {
+				return &tokensource.Error{Code: "invalid_client", StatusCode: 401, Permanent: true}
+			}
+			return nil
+		}
+		if _, err := r.Of("subject-a").Token(context.Background()); err == nil {
+			t.Fatal("there is a token")
+		}
+		refused = false // at the provider, which nobody here can see
+		time.Sleep(time.Hour)
+		if _, err := r.Of("subject-a").Token(context.Background()); err == nil {
+			t.Fatal("a refused client was tried again by itself")
+		}
+		if err := r.Refresh(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		tokenOf(t, r, "subject-a")
 	})
 }
 

@@ -142,7 +142,7 @@ func (s *Source) fetchMetadata(ctx context.Context) (*metadata, *Error) {
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
 	e := &expansion{resolver: &resolver{lookup: s.config.Lookup}}
-	issuer := e.text("issuer", s.config.Issuer)
+	issuer := e.address("issuer", s.config.Issuer)
 	if e.err != nil {
 		return nil, &Error{Reason: e.err.Error(), Permanent: true, Changed: func() bool {
 			again := &expansion{resolver: &resolver{lookup: s.config.Lookup}}

@@ -43,10 +43,11 @@ func parse(body []byte, bare bool) (doc *document, reason string) {
 }
 
 func markup(body []byte) string {
-	if bytes.HasPrefix(body, []byte("<?xml")) {
-		return "the answer is XML, not JSON"
+	start := bytes.ToLower(body[:min(len(body), 200)])
+	if bytes.Contains(start, []byte("<html")) || bytes.Contains(start, []byte("<!doctype html")) {
+		return "the answer is HTML, not JSON"
 	}
-	return "the answer is HTML, not JSON"
+	return "the answer is XML, not JSON"
 }
 
 func parseObject(body []byte) (doc *document, reason string) {

@@ -51,6 +51,9 @@ type Error struct {
 	// was asked.
 	Grant, ClientAuth, Audience string
 
+	// Source is the other source that has no token, where that is why; "": it is not.
+	Source string
+
 	// Discovery is true where it is the issuer's metadata that could not be had.
 	Discovery bool
 

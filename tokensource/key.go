@@ -58,6 +58,8 @@ func CheckPrivateKey(text, alg string) error {
 func parseKey(text string) (*signingKey, error) {
 	text = trimKey(text)
 	switch {
+	case strings.HasPrefix(text, "{file"), strings.HasPrefix(text, "{env"):
+		return nil, keyError("a placeholder is written with a dot: {file.PATH} or {env.NAME}")
 	case strings.HasPrefix(text, "{"):
 		return parseJSONKey([]byte(text))
 	case strings.Contains(text, "-----BEGIN"):
@@ -217,7 +219,7 @@ func parsePEMBlock(block *pem.Block) (*signingKey, error) {
 		return nil, keyError("a PEM block of type %q is no private key", cut(block.Type, 40))
 	}
 	if err != nil {
-		return nil, keyError("the %s is broken", block.Type)
+		return nil, keyError("the %s is broken, or its curve is none of P-256, P-384 and P-521", block.Type)
 	}
 	return newSigningKey(private)
 }

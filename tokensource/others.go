@@ -75,7 +75,7 @@ func (s *Source) other(ctx context.Context, name string) (*Token, *Error) {
 	if text := problem.Error(); text != "" {
 		reason += ": " + text
 	}
-	return nil, &Error{Reason: reason, RetryAfter: problem.RetryAfter}
+	return nil, &Error{Reason: reason, RetryAfter: problem.RetryAfter, Source: name}
 }
 
 // currentOther is for those who do not wait.

@@ -684,3 +684,25 @@ func TestAnUnknownGrantIsAnError(t *testing.T) {
 		t.Error("an *Error is not found by errors.As")
 	}
 }
+
+// TestWhatAFileHoldsDoesNotChangeTheHostOfAnEndpoint is of placeholders that stand in
+// the host of a URL, as a provider's entry has them.
+func TestWhatAFileHoldsDoesNotChangeTheHostOfAnEndpoint(t *testing.T) {
+	t.Parallel()
+	for value, good := range map[string]bool{
+		"acme": true, "acme-2.eu": true,
+		"evil.example/x?": false, "evil.example#": false, "https://acme": false, "a@evil.example": false, `evil.example\`: false, "a b": false,
+	} {
+		for _, template := range []string{"https://{env.shop}/token", "https://{env.shop}.example.org/{env.shop}/token", "https://{env.shop}"} {
+			c := Config{Grant: "client_credentials", ClientID: "crm", TokenURL: template, Lookup: newVault("env.shop", value).lookup}
+			s := newSource(t, c)
+			_, err := s.resolve(forToken, descent{}, "", nil, s.currentOther)
+			if (err == nil) != good {
+				t.Errorf("%q in %s: %v", value, template, err)
+			}
+			if err != nil && strings.Contains(err.Error(), value) {
+				t.Errorf("the value stands in the error: %v", err)
+			}
+		}
+	}
+}

@@ -83,7 +83,7 @@ func (s *Source) resolve(why purpose, current descent, accessToken string, found
 	}
 	e.proofs(set, c, why == forToken)
 	if why == forAuthorization { // a renewal does without them
-		set.authorizeURL = e.text("authorize_url", c.AuthorizeURL)
+		set.authorizeURL = e.address("authorize_url", c.AuthorizeURL)
 		set.redirectURI = e.text("redirect_uri", c.RedirectURI)
 		set.authorizeParams = e.params(c.AuthorizeParams, false)
 	}
@@ -112,13 +112,13 @@ func (s *Source) resolve(why purpose, current descent, accessToken string, found
 	var option string
 	switch {
 	case why == forDevice:
-		option, set.url = "device_url", e.text("device_url", c.DeviceURL)
+		option, set.url = "device_url", e.address("device_url", c.DeviceURL)
 	case why == forRevocation:
-		option, set.url = "revoke_url", e.text("revoke_url", c.RevokeURL)
+		option, set.url = "revoke_url", e.address("revoke_url", c.RevokeURL)
 	case set.request.URL != "":
 		option, set.url = "refresh_request url", set.request.URL
 	default:
-		option, set.url = "token_url", e.text("token_url", c.TokenURL)
+		option, set.url = "token_url", e.address("token_url", c.TokenURL)
 	}
 	if set.url == "" && found != nil {
 		set.url = found.URL
@@ -132,7 +132,7 @@ func (s *Source) resolve(why purpose, current descent, accessToken string, found
 	if err := CheckURL(set.url, c.InsecureHTTP); err != nil {
 		return nil, fmt.Errorf("%s: %w", option, err)
 	}
-	set.audience = cmp.Or(e.text("issuer", c.Issuer), e.text("token_url", c.TokenURL), set.url)
+	set.audience = cmp.Or(e.address("issuer", c.Issuer), e.address("token_url", c.TokenURL), set.url)
 	e.query(set.url)
 	host := hostOf(set.url) // is told in errors, also where a placeholder stands for it
 	set.digest = digest(r.resolved)

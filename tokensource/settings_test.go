@@ -109,10 +109,11 @@ func TestAResolvedURLIsCheckedBeforeItIsUsed(t *testing.T) {
 		{"{env.URL}", "http://auth.example.org/canary", "plain http would show"},
 		{"{env.URL}", "canary", "a whole URL is needed"},
 		{"{env.URL}", "https://user:canary@auth.example.org/", "the URL holds a user name"},
-		{"https://{env.URL}/token", "auth.example.org/#canary", "the URL has a fragment"},
+		{"{env.URL}", "https://auth.example.org/#canary", "the URL has a fragment"},
+		{"https://{env.URL}/token", "auth.example.org/#canary", "what the placeholder {env.URL} stands for cannot be in a host's name"},
 		{"http://{env.URL}/token", "127.0.0.1.example.org", "plain http would show"},
-		{"http://127.0.0.1{env.URL}/token", "@auth.example.org", "the URL holds a user name"},
-		{"https://{env.URL}/token", "auth.example.org\r\nX: canary", "this is not a URL"},
+		{"http://127.0.0.1{env.URL}/token", "@auth.example.org", "what the placeholder {env.URL} stands for cannot be in a host's name"},
+		{"https://{env.URL}/token", "auth.example.org\r\nX: canary", "what the placeholder {env.URL} stands for cannot be in a host's name"},
 	} {
 		for _, option := range []string{"token_url", "refresh_request url"} {
 			v := newVault("env.URL", test.value)
