@@ -121,24 +121,22 @@ func (p placement) find(r *http.Request) string {
 	if len(p.params) > 0 {
 		return r.URL.Query().Get(p.params[0])
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.fields)) { // Authorization first
-		got, value := r.Header.Get(name), p.fields[name]
-		if user, password, ok := r.BasicAuth(); ok && strings.HasPrefix(value, "Basic ") {
-			got = "Basic " + user + ":" + password
-		}
-		if token, ok := strings.CutPrefix(got, "DPoP "); ok {
-			return token
-		}
-		before, after, _ := strings.Cut(value, "<token>")
-		after, _, _ = strings.Cut(after, "<token>")
-		_, rest, _ := strings.Cut(got, before)
-		if after == "" {
-			return rest
-		}
-		token, _, _ := strings.Cut(rest, after)
+	name := slices.Sorted(maps.Keys(p.fields))[0] // Authorization, if it is one of them
+	got, value := r.Header.Get(name), p.fields[name]
+	if user, password, ok := r.BasicAuth(); ok && strings.HasPrefix(value, "Basic ") {
+		got = "Basic " + user + ":" + password
+	}
+	if token, ok := strings.CutPrefix(got, "DPoP "); ok {
 		return token
 	}
-	return ""
+	before, after, _ := strings.Cut(value, "<token>")
+	after, _, _ = strings.Cut(after, "<token>")
+	_, rest, _ := strings.Cut(got, before)
+	if after == "" {
+		return rest
+	}
+	token, _, _ := strings.Cut(rest, after)
+	return token
 }
 
 // TestAnAPITakesTheTokenInItsOwnPlacesAlone brings a token to each API as every

@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"math/big"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -129,7 +130,11 @@ func publicOf(value any) (key any, name string) {
 	name = object(jwk)
 	switch jwk["crv"] {
 	case "P-256":
-		return &ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).SetBytes(number("x")), Y: new(big.Int).SetBytes(number("y"))}, name
+		key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, number("x"), number("y")))
+		if err != nil {
+			return nil, ""
+		}
+		return key, name
 	case "Ed25519":
 		return ed25519.PublicKey(number("x")), name
 	}
