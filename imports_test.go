@@ -125,7 +125,7 @@ func TestTheModuleRequiresOnlyWhatItNeedsItself(t *testing.T) {
 		}
 	}
 	slices.Sort(direct)
-	want := []string{"github.com/caddyserver/caddy/v2", "github.com/caddyserver/certmagic", "github.com/dustin/go-humanize", "github.com/spf13/cobra", "go.uber.org/zap", "golang.org/x/net", "golang.org/x/oauth2", "golang.org/x/term", "rsc.io/qr"}
+	want := []string{"github.com/caddyserver/caddy/v2", "github.com/caddyserver/certmagic", "github.com/dustin/go-humanize", "github.com/go-jose/go-jose/v4", "github.com/spf13/cobra", "go.uber.org/zap", "golang.org/x/net", "golang.org/x/oauth2", "golang.org/x/term", "rsc.io/qr"}
 	if !slices.Equal(direct, want) {
 		t.Errorf("go.mod requires %v, want %v", direct, want)
 	}

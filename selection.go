@@ -181,8 +181,7 @@ func normalHost(host string) string {
 // A health check names none, for no caller has sent it, and gets no token where
 // it is not known which one its upstream takes.
 func (s *selection) of(req *http.Request, name string) *use {
-	ctx := req.Context()
-	isHealthCheck := ctx.Value(caddyhttp.ServerCtxKey) == nil
+	ctx, isHealthCheck := req.Context(), isHealthCheck(req)
 	if len(s.byUpstream) > 0 {
 		if dial, ok := reverseproxy.GetDialInfo(ctx); ok {
 			if u := s.byUpstream[net.JoinHostPort(normalHost(dial.Host), dial.Port)]; u != nil {
@@ -202,6 +201,10 @@ func (s *selection) of(req *http.Request, name string) *use {
 	}
 	return s.byName[repl.ReplaceAll(name, "")]
 }
+
+// isHealthCheck says whether no caller has sent a request. That of a health check has
+// the server in its context all the same, from when reverse_proxy was provisioned.
+func isHealthCheck(req *http.Request) bool { return req.Context().Value(caddyhttp.VarsCtxKey) == nil }
 
 // ofHost returns the source of a host's upstreams, if it is one.
 func (s *selection) ofHost(host string) *use {

@@ -211,7 +211,10 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 		use.tell(req, failed)
 		return refusal, nil
 	}
-	if use.perCaller {
+	switch {
+	case use.perCaller && isHealthCheck(req): // of no caller
+		use = t.selection.none
+	case use.perCaller:
 		token := callerToken(req)
 		if token == "" {
 			use.tell(req, failed)

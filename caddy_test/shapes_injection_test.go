@@ -97,14 +97,14 @@ func (p placement) query(token string) string {
 	return strings.Join(query, "&")
 }
 
-// bound is what the scheme of a token is that is bound to a key, where nobody has
+// boundScheme is what the scheme of a token is that is bound to a key, where nobody has
 // written another.
-var bound = strings.NewReplacer("Bearer <token>", "DPoP <token>")
+var boundScheme = strings.NewReplacer("Bearer <token>", "DPoP <token>")
 
 // field is what a field of a placement holds.
 func (s *shape) field(value, token string, others map[string]string) string {
 	if s.of["proof"] != "" && s.of["proof"] != "none" {
-		value = bound.Replace(value)
+		value = boundScheme.Replace(value)
 	}
 	value = strings.ReplaceAll(value, "<token>", token)
 	for name, other := range others {
@@ -121,8 +121,11 @@ func (p placement) find(r *http.Request) string {
 	if len(p.params) > 0 {
 		return r.URL.Query().Get(p.params[0])
 	}
-	name := slices.Sorted(maps.Keys(p.fields))[0] // Authorization, if it is one of them
-	got, value := r.Header.Get(name), p.fields[name]
+	names := slices.Sorted(maps.Keys(p.fields)) // Authorization first
+	if len(names) == 0 {
+		return ""
+	}
+	got, value := r.Header.Get(names[0]), p.fields[names[0]]
 	if user, password, ok := r.BasicAuth(); ok && strings.HasPrefix(value, "Basic ") {
 		got = "Basic " + user + ":" + password
 	}

@@ -130,11 +130,11 @@ func publicOf(value any) (key any, name string) {
 	name = object(jwk)
 	switch jwk["crv"] {
 	case "P-256":
-		key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, number("x"), number("y")))
+		public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, number("x"), number("y")))
 		if err != nil {
 			return nil, ""
 		}
-		return key, name
+		return public, name
 	case "Ed25519":
 		return ed25519.PublicKey(number("x")), name
 	}

@@ -104,14 +104,17 @@ func decodeProofKey(text []byte) (*proofKey, error) {
 }
 
 // proofKeyFor returns the key for the next token: that of the previous one, to which
-// its refresh token may be bound, or a new one; nil where none is wanted.
+// its refresh token may be bound whatever is configured by now, or a new one; nil
+// where none is wanted.
 func (s *Source) proofKeyFor(why purpose, previous *Token) (*proofKey, *Error) {
 	alg := s.config.DPoP
 	switch {
-	case alg == "" || why == forRevocation || why == forDevice:
+	case why == forRevocation || why == forDevice:
 		return nil, nil
 	case previous.proof != nil && (why == forRefresh || previous.proof.alg == alg):
 		return previous.proof, nil
+	case alg == "":
+		return nil, nil
 	}
 	key, err := newProofKey(alg)
 	if err != nil {

@@ -99,8 +99,9 @@ func (x *exchange) binding(a *answer) *Error {
 		return nil
 	}
 	return &Error{
-		Reason: "dpop: the provider has not bound the token to our key, and calls it a Bearer token: it does not speak DPoP, or not to this client",
-		issued: []string{a.accessToken},
+		Reason:    "dpop: the provider has not bound the token to our key, and calls it a Bearer token: it does not speak DPoP, or not to this client",
+		Permanent: true, // it would be issued and thrown away again and again
+		issued:    []string{a.accessToken},
 	}
 }
 
