@@ -37,6 +37,7 @@ type emulated struct {
 	last    int             // … and of the last one
 	ids     map[any]bool    // of assertions
 	key     string          // to which tokens are bound
+	begun   int             // how often the grant was begun again, to no avail
 	faults  []string        // of token requests, each of which was refused
 	refused []string        // why the API refused requests
 }
@@ -97,10 +98,22 @@ func (e *emulator) serveToken(w http.ResponseWriter, r *http.Request) {
 	case strings.Contains(fault, wrongTime) && len(x.issued) == 0: // from then on it knows
 		w.WriteHeader(http.StatusUnauthorized)
 		fmt.Fprint(w, `{"error":"invalid_client"}`)
+	case x.beginsAgain(received{r, string(body), e.provider, arrived, func(any) bool { return false }}):
+		// Where the storage does not answer in time, as on a machine that is
+		// overloaded, a refresh token is not spent. It goes on when that has passed.
+		x.begun++
+		w.WriteHeader(http.StatusServiceUnavailable)
 	default:
 		x.faults = append(x.faults, fault)
 		x.shape.refuse(w)
 	}
+}
+
+// beginsAgain says whether a request that is to be a refresh is the first one once
+// more.
+func (x *emulated) beginsAgain(r received) bool {
+	return len(x.issued) > 0 && x.renews != "" && x.shape.of["grant"] != "refresh_token" &&
+		x.shape.want(moment{path: "/" + x.shape.name}).differs(r) == ""
 }
 
 // fault says what is wrong with a token request; "" if it is the one that is wanted.

@@ -225,7 +225,9 @@ func TestAHundredShapesOfProviders(t *testing.T) {
 			}
 		}
 		at := r.look(s.name).at
-		if after := at[1].Sub(at[0]); after > 2*soonLifetime || after.Seconds() < soonLifetime.Seconds()*(s.share()*0.9-0.2) {
+		// When exactly, the second token's schedule says. A process that got no time to
+		// run takes the answer to be older than it is.
+		if after := at[1].Sub(at[0]); after > 2*soonLifetime || after < soonLifetime/10 {
 			return fmt.Errorf("it came after %v", after)
 		}
 		return r.served(s, 2)
@@ -234,6 +236,9 @@ func TestAHundredShapesOfProviders(t *testing.T) {
 	now = r.statuses()
 	r.each(shapes, "the second token", func(s *shape) error {
 		x := r.look(s.name)
+		if x.begun > 0 {
+			t.Logf("%s has begun again %d times, for a storage that did not answer", s.name, x.begun)
+		}
 		switch {
 		case len(x.issued) != 2 && s.of["expiry"] != "default":
 			return fmt.Errorf("%d tokens were issued", len(x.issued))
