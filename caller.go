@@ -56,12 +56,13 @@ func withoutCallerToken(req *http.Request) *http.Response {
 	return refuseCaller(req, "Bearer", "This API wants your own token: Authorization: Bearer TOKEN.")
 }
 
-// callerRefused answers a caller whose token the provider does not take, if that is
-// why there is none.
-func callerRefused(req *http.Request, err error) *http.Response {
+// refusesCaller says whether there is no token because the provider does not take the
+// caller's own.
+func refusesCaller(err error) bool {
 	u, ok := errors.AsType[*refresher.Unavailable](err)
-	if !ok || u.Cause == nil || !u.Cause.RefusesSubject() {
-		return nil
-	}
+	return ok && u.Cause != nil && u.Cause.RefusesSubject()
+}
+
+func callerRefused(req *http.Request) *http.Response {
 	return refuseCaller(req, `Bearer error="invalid_token"`, "The provider of this API does not take your token.")
 }

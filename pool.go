@@ -58,10 +58,13 @@ var lineages sync.Map // of identity to *refresher.Lineage
 
 // identity is whose tokens they are. Other options, such as a scope, do not
 // make it another's.
-type identity struct{ name, grant, endpoint, clientID string }
+type identity struct {
+	name, grant, endpoint, clientID string
+	perCaller                       bool // there is a token for each caller
+}
 
 func identityOf(name string, s *Source) identity {
-	return identity{name, s.Grant, cmp.Or(s.TokenURL, s.Issuer), s.ClientID}
+	return identity{name, s.Grant, cmp.Or(s.TokenURL, s.Issuer), s.ClientID, s.takesCallers()}
 }
 
 // pooled is a refresher in the pool.

@@ -24,7 +24,6 @@ type use struct {
 	name      string
 	identity  identity
 	refresher *refresher.Refresher // nil: none
-	perCaller bool                 // whether each caller's token is exchanged
 	caller    string               // of whom it is, where it is one of them
 	others    []*use               // whose tokens stand beside its own
 	formed    formedCache
@@ -85,8 +84,8 @@ func newSelection(t *Transport, app *App) (*selection, error) {
 			return nil, err
 		}
 		uses[name] = newUse(name, r)
-		uses[name].identity, uses[name].perCaller = identityOf(name, sources[name]), sources[name].takesCallers()
-		if uses[name].perCaller && t.Existing == "keep" {
+		uses[name].identity = identityOf(name, sources[name])
+		if uses[name].identity.perCaller && t.Existing == "keep" {
 			return nil, wrong("existing", "with keep a caller's own token would go to the API; the source %s exchanges it (subject_token caller)", name)
 		}
 		return uses[name], nil
@@ -135,7 +134,7 @@ func (s *selection) addOthers(names []string, uses map[string]*use, find func(st
 		if err != nil {
 			return err
 		}
-		if other.perCaller {
+		if other.identity.perCaller {
 			return wrong("header", "the source %s has a token for each caller, and none that {source.%[1]s} could stand for", name)
 		}
 		others = append(others, other)

@@ -212,9 +212,9 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 		return refusal, nil
 	}
 	switch {
-	case use.perCaller && isHealthCheck(req): // of no caller
+	case use.identity.perCaller && isHealthCheck(req): // of no caller
 		use = t.selection.none
-	case use.perCaller:
+	case use.identity.perCaller:
 		token := callerToken(req)
 		if token == "" {
 			use.tell(req, failed)
@@ -365,9 +365,9 @@ func (t *Transport) without(req, out *http.Request, use *use, err error) (*http.
 		use.tell(req, failed)
 		return nil, gone // the caller has left
 	}
-	if refusal := callerRefused(req, err); refusal != nil && use.caller != "" {
+	if use.caller != "" && refusesCaller(err) {
 		use.tell(req, failed)
-		return refusal, nil
+		return callerRefused(req), nil
 	}
 	if t.Unavailable == "pass" {
 		use.tell(req, passed)

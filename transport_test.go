@@ -325,3 +325,68 @@ func TestAnUpstreamsBrokenAnswerDoesNotShowTheToken(t *testing.T) {
 		t.Errorf("the trailer is %q", got)
 	}
 }
+
+// refuser is a source whose provider refuses the grant.
+type refuser struct{}
+
+func (refuser) Obtain(context.Context, *tokensource.Token) (*tokensource.Token, error) {
+	return nil, &tokensource.Error{Code: "invalid_grant", StatusCode: http.StatusBadRequest, Permanent: true}
+}
+
+// closable is a body that cannot be read once it is closed, as a server's is.
+type closable struct {
+	io.Reader
+	closed bool
+}
+
+func (c *closable) Read(p []byte) (int, error) {
+	if c.closed {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	return c.Reader.Read(p)
+}
+
+func (c *closable) Close() error {
+	c.closed = true
+	return nil
+}
+
+func TestARequestThatPassesWithoutATokenHasItsBodyWhateverTheProviderSaid(t *testing.T) {
+	var arrived string
+	transport := newTestTransport(t, &Transport{Unavailable: "pass"}, func(req *http.Request) (*http.Response, error) {
+		text, err := io.ReadAll(req.Body)
+		arrived = string(text)
+		if err != nil {
+			t.Errorf("the body cannot be read: %v", err)
+		}
+		return ok(req)
+	})
+	refused := refresher.New(refresher.Options{})
+	defer refused.Attach(&refresher.Environment{Source: refuser{}, Log: zap.NewNop()})()
+	defer refused.Close(0)
+	transport.selection.always = newUse("crm", refused)
+	resp, err := transport.RoundTrip(newTestRequest(t, http.MethodPost, "", &closable{Reader: strings.NewReader("of the caller")}))
+	if err != nil || resp.StatusCode != http.StatusOK || arrived != "of the caller" {
+		t.Errorf("arrived %q, answered %v %v", arrived, resp, err)
+	}
+}
+
+func TestACallersTokenIsNotTakenToASourceThatExchangesNoneAnyMore(t *testing.T) {
+	ended := refresher.New(refresher.Options{PerSubject: true})
+	before := &use{name: "crm", identity: identityOf("crm", &Source{Grant: "token_exchange", SubjectToken: "caller"}), refresher: ended}
+	caller := before.ofCaller("theirs")
+	ended.Close(0)
+	for _, now := range []*Source{
+		{Grant: "token_exchange", SubjectToken: "{file./subject}"},
+		{Grant: "token_exchange", SubjectToken: "caller"},
+	} {
+		next := refresher.New(refresher.Options{PerSubject: now.takesCallers()})
+		running := &runningSource{name: "crm", config: now, refresher: next}
+		runningSources.add(running)
+		if heir := caller.successor(); (heir != nil) != now.takesCallers() || heir != nil && heir.caller != "theirs" {
+			t.Errorf("subject_token %s: the successor is %+v", now.SubjectToken, heir)
+		}
+		runningSources.remove(running)
+		next.Close(0)
+	}
+}
