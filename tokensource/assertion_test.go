@@ -479,3 +479,16 @@ func TestReadyIsNobodyWhoseKeyCannotSign(t *testing.T) {
 		t.Error("something was sent")
 	}
 }
+
+func TestAnAssertionIsForNobodyElseWhereTheIssuerCannotBeRead(t *testing.T) {
+	t.Parallel()
+	v := newVault()
+	s := newSource(t, Config{
+		Grant: "client_credentials", ClientID: "crm", ClientAuth: "private_key_jwt", PrivateKey: pemKey(t, "P-256"),
+		Issuer: "{env.ISSUER}", TokenURL: "https://auth.example.org/token", Lookup: v.lookup, Transport: nobody(t),
+	})
+	_, err := s.Obtain(t.Context(), nil)
+	if e := failureOf(t, err); !e.Permanent || !strings.Contains(e.Reason, "issuer") {
+		t.Errorf("got %v", e)
+	}
+}

@@ -27,27 +27,27 @@ func (e *expansion) text(option, template string) string {
 // address resolves the URL of an endpoint. What stands for a part of its host can be
 // nothing else: what a file holds must not change where a secret goes.
 func (e *expansion) address(option, template string) string {
-	e.hostOf(option, template)
+	e.checkHost(option, template)
 	return e.text(option, template)
 }
 
 // hostPart is what can stand in a URL's host.
 var hostPart = regexp.MustCompile(`^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
 
-func (e *expansion) hostOf(option, template string) {
+func (e *expansion) checkHost(option, template string) {
 	_, rest, whole := strings.Cut(template, "://")
 	if !whole || strings.ContainsAny(template[:len(template)-len(rest)], "{") {
 		return // its beginning is a placeholder as well
 	}
-	host, _, _ := strings.Cut(withoutPath(rest), "?")
-	for _, name := range Placeholders(host) {
+	for _, name := range Placeholders(withoutPath(rest)) {
 		if value, known := e.value(name); known && value != "" && !hostPart.MatchString(value) && e.err == nil {
 			e.err = fmt.Errorf("%s: what the placeholder {%s} stands for cannot be in a host's name: letters, digits, dots and - can, and no https:// and no path", option, name)
 		}
 	}
 }
 
-// withoutPath cuts a template at the first slash that stands in no placeholder.
+// withoutPath cuts a template where the path or the query begins: at the first of
+// their signs that stands in no placeholder.
 func withoutPath(template string) string {
 	depth := 0
 	for i, c := range template {
@@ -56,7 +56,7 @@ func withoutPath(template string) string {
 			depth++
 		case c == '}':
 			depth--
-		case c == '/' && depth == 0:
+		case (c == '/' || c == '?') && depth == 0:
 			return template[:i]
 		}
 	}
@@ -120,7 +120,7 @@ func (e *expansion) params(list []Param, all bool) []Param {
 }
 
 func (e *expansion) request(r Request, all bool) Request {
-	e.hostOf("refresh_request url", r.URL)
+	e.checkHost("refresh_request url", r.URL)
 	address, err := e.escaped("refresh_request url", r.URL, queryEscape)
 	if e.err == nil {
 		e.err = err

@@ -705,4 +705,8 @@ func TestWhatAFileHoldsDoesNotChangeTheHostOfAnEndpoint(t *testing.T) {
 			}
 		}
 	}
+	s := newSource(t, Config{Grant: "client_credentials", ClientID: "crm", TokenURL: "https://{file./run/shop?}/token", Lookup: newVault("file./run/shop?", "evil.example/x").lookup})
+	if _, err := s.resolve(forToken, descent{}, "", nil, s.currentOther); err == nil || !strings.Contains(err.Error(), "cannot be in a host's name") {
+		t.Errorf("a placeholder with a question mark in its name: %v", err)
+	}
 }

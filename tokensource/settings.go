@@ -1,7 +1,6 @@
 package tokensource
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
@@ -28,7 +27,7 @@ type settings struct {
 	keyTexts               []string // that stood in its place
 	keyID, signingAlg      string
 	claims                 []Claim
-	audience               string // of assertions
+	audience               string // of the client's assertion, where we sign that
 	grantAssertion         bool   // whether this request has one of the grant
 	grantsClaims           bool   // whether claims are of that, and not of the client
 	assertion              string // the grant's, once it is signed
@@ -123,6 +122,9 @@ func (s *Source) resolve(why purpose, current descent, accessToken string, found
 	if set.url == "" && found != nil {
 		set.url = found.URL
 	}
+	if set.signsClient {
+		set.audience = e.audience(c, set.url)
+	}
 	if e.err != nil {
 		return nil, e.err
 	}
@@ -132,7 +134,6 @@ func (s *Source) resolve(why purpose, current descent, accessToken string, found
 	if err := CheckURL(set.url, c.InsecureHTTP); err != nil {
 		return nil, fmt.Errorf("%s: %w", option, err)
 	}
-	set.audience = cmp.Or(e.address("issuer", c.Issuer), e.address("token_url", c.TokenURL), set.url)
 	e.query(set.url)
 	host := hostOf(set.url) // is told in errors, also where a placeholder stands for it
 	set.digest = digest(r.resolved)
@@ -165,6 +166,18 @@ func (e *expansion) proofs(set *settings, c *Config, begins bool) {
 		set.subjectToken = strings.TrimSpace(e.secret("subject_token", c.SubjectToken))
 	}
 	set.actorToken = strings.TrimSpace(e.secret("actor_token", c.ActorToken))
+}
+
+// audience is whom the client's assertion is for: the issuer, or else the token
+// endpoint, also in a request that goes elsewhere.
+func (e *expansion) audience(c *Config, url string) string {
+	switch {
+	case c.Issuer != "":
+		return e.address("issuer", c.Issuer)
+	case c.TokenURL != "":
+		return e.address("token_url", c.TokenURL)
+	}
+	return url
 }
 
 // scrubber knows every secret of this request.
