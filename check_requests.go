@@ -123,7 +123,7 @@ func (r *TokenRequest) checkBody(option string) *mistake {
 // bodyHolds says whether a parameter stands in a body that is written out.
 func (s *Source) bodyHolds(name string) bool {
 	for _, r := range []*TokenRequest{s.TokenRequest, s.RefreshRequest} {
-		if r != nil && r.Body != nil && slices.Contains(tokensource.Placeholders(r.Body.Template), name) {
+		if r != nil && r.request().Body.Places(name) {
 			return true
 		}
 	}

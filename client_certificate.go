@@ -2,7 +2,6 @@ package injecttoken
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -73,10 +72,7 @@ func (c *clientCertificate) get(*tls.CertificateRequestInfo) (*tls.Certificate, 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.refresh()
-	leaf, err := x509.ParseCertificate(c.loaded.Certificate[0])
-	if err != nil {
-		return nil, err
-	}
+	leaf := c.loaded.Leaf // which tls.LoadX509KeyPair has parsed
 	switch now := time.Now(); {
 	case now.After(leaf.NotAfter):
 		return nil, tokensource.TransportError(fmt.Sprintf("our client certificate ended on %s (%s)", leaf.NotAfter.UTC().Format(time.DateTime), c.certFile))

@@ -2,7 +2,6 @@ package injecttoken
 
 import (
 	"net/http"
-	"strings"
 	"sync"
 
 	"go.uber.org/zap"
@@ -43,16 +42,11 @@ func addressOfRequest(out *http.Request) string {
 // wantsNonce says whether an answer refuses nothing but a proof without its nonce
 // (RFC 9449, section 9).
 func wantsNonce(resp *http.Response, token *tokensource.Token) bool {
-	if !token.IsBound() || resp.StatusCode != http.StatusUnauthorized || resp.Header.Get(nonceField) == "" {
-		return false
-	}
-	for _, challenge := range resp.Header["Www-Authenticate"] {
-		if strings.Contains(challenge, "use_dpop_nonce") {
-			return true
-		}
-	}
-	return false
+	return token.IsBound() && resp.StatusCode == http.StatusUnauthorized && resp.Header.Get(nonceField) != "" && challenges(resp, wrongNonce)
 }
+
+// wrongNonce is the error of a challenge for want of a nonce.
+const wrongNonce = "use_dpop_nonce"
 
 const nonceField = "Dpop-Nonce"
 

@@ -44,12 +44,13 @@ func (t *Transport) refuses(resp *http.Response) bool {
 		len(t.ReplayOn) > 0 && !slices.Contains(t.ReplayOn, resp.StatusCode):
 		return false
 	}
-	for _, challenge := range resp.Header["Www-Authenticate"] {
-		if strings.Contains(challenge, "insufficient_scope") || strings.Contains(challenge, "use_dpop_nonce") {
-			return false
-		}
-	}
-	return true
+	return !challenges(resp, "insufficient_scope") && !challenges(resp, wrongNonce)
+}
+
+// challenges says whether an answer names an error as the reason of its challenge
+// (RFC 6750, section 3).
+func challenges(resp *http.Response, code string) bool {
+	return slices.ContainsFunc(resp.Header["Www-Authenticate"], func(challenge string) bool { return strings.Contains(challenge, code) })
 }
 
 // replay sends a request once more whose token the upstream has refused. Where
@@ -91,11 +92,7 @@ func (t *Transport) replay(req *http.Request, refusal *http.Response, body *body
 		use.tell(req, refused)
 		return refusal, nil
 	}
-	body.rewind()
-	attempt, out := t.injection.newAttempt(req)
-	t.clean(out, use)
-	body.attach(out)
-	resp, err := t.inject(attempt, out, formed)
+	resp, err := t.sendAgain(req, body, use, formed)
 	if err == nil && wantsNonce(resp, formed.token) {
 		resp, err = t.proveAgain(req, resp, body, use, formed)
 	}
@@ -138,6 +135,11 @@ func (t *Transport) proveAgain(req *http.Request, refusal *http.Response, body *
 		return refusal, nil
 	}
 	refusal.Body.Close()
+	return t.sendAgain(req, body, use, formed)
+}
+
+// sendAgain sends a request once more, whose body is held.
+func (t *Transport) sendAgain(req *http.Request, body *body, use *use, formed *formed) (*http.Response, error) {
 	body.rewind()
 	attempt, out := t.injection.newAttempt(req)
 	t.clean(out, use)

@@ -111,10 +111,10 @@ func newSelection(t *Transport, app *App) (*selection, error) {
 		}
 		return s, s.addOthers(t.injection.sources, uses, find)
 	}
-	if m := checkPatterns(t.SourcePatterns, app.Sources); m != nil {
+	if m := checkPatterns(t.SourcePatterns, sources); m != nil {
 		return nil, m
 	}
-	for name := range app.Sources {
+	for name := range sources {
 		if !matchesAny(name, t.SourcePatterns) {
 			continue
 		}

@@ -1,8 +1,6 @@
 package tokensource
 
 import (
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/url"
@@ -124,19 +122,12 @@ func (s *Source) asked() (*asked, error) {
 // subjectOf is whom a token is of. One that is a JWT is renewed by whoever gives it,
 // and stays the same subject's.
 func subjectOf(token string) string {
-	parts := strings.Split(strings.TrimSpace(token), ".")
-	if len(parts) != 3 {
+	claims := jwtClaims(strings.TrimSpace(token))
+	subject := text(lookup(claims, "sub"))
+	if subject == "" {
 		return token
 	}
-	var claims struct {
-		Issuer  string `json:"iss"`
-		Subject string `json:"sub"`
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil || json.Unmarshal(payload, &claims) != nil || claims.Subject == "" {
-		return token
-	}
-	return claims.Issuer + " " + claims.Subject
+	return text(lookup(claims, "iss")) + " " + subject
 }
 
 // withoutSecrets leaves out the parameters of a URL that are secret.

@@ -90,20 +90,23 @@ func believable(d time.Duration) time.Duration {
 
 // jwtExpiry returns the exp of a token that is a JWT (RFC 7519), else nil.
 // Nothing is verified: a wrong time here harms only who sent it.
-func jwtExpiry(token string) any {
+func jwtExpiry(token string) any { return lookup(jwtClaims(token), "exp") }
+
+// jwtClaims returns what a token that is a JWT says of itself, else nil.
+func jwtClaims(token string) any {
 	if strings.Count(token, ".") != 2 {
 		return nil
 	}
 	payload := strings.TrimRight(strings.Split(token, ".")[1], "=")
-	claims, err := base64.RawURLEncoding.DecodeString(payload)
+	text, err := base64.RawURLEncoding.DecodeString(payload)
 	if err != nil {
 		return nil
 	}
-	root, err := parseJSON(claims)
+	claims, err := parseJSON(text)
 	if err != nil {
 		return nil
 	}
-	return lookup(root, "exp")
+	return claims
 }
 
 // jwtEnd returns when a token that is a JWT ends; false: it does not say.
