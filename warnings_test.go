@@ -120,3 +120,29 @@ func TestAFileOfThisMachineIsNoAllowedHost(t *testing.T) {
 		}
 	}
 }
+
+func TestAGrantThatAProvidersEntryDoesNotKnowIsAWarning(t *testing.T) {
+	for grant, warned := range map[string]bool{"client_credentials": false, "password": true} {
+		options := ""
+		if grant == "password" {
+			options = "username reports\n password {file./run/secrets/password}"
+		}
+		logged, err := validateCaddyfile(fmt.Sprintf(`{
+	token_sources {
+		source shop {
+			provider shopify {
+				shop acme
+			}
+			grant %s
+			client_id legacy-script
+			client_secret {file./run/secrets/shop}
+			%s
+		}
+	}
+}
+`, grant, options))
+		if got := strings.Contains(logged, "does not know this grant"); err != nil || got != warned {
+			t.Errorf("%s: warned %v, %v\n%s", grant, got, err, logged)
+		}
+	}
+}

@@ -418,3 +418,18 @@ func TestHealthOfAnAPIOfCallersIsAskedForWithoutAToken(t *testing.T) {
 		t.Errorf("a caller is answered %d: %s", resp.StatusCode, body)
 	}
 }
+
+func TestHealthIsAskedForWhereTheSourceIsOfARequest(t *testing.T) {
+	t.Parallel()
+	e := newExchanger(t)
+	source := strings.Replace(e.source(), "source callers", "source tenant-a", 1)
+	text, url := caddyfile(t, source, "vars tenant a\ninject_token tenant-{http.vars.tenant} "+e.api+" {\nsources tenant-*\nhealth_uri /health\nhealth_interval 100ms\n}")
+	harness.Start(t, text, withSecret(provider.ClientSecret))
+	harness.Eventually(t, 30*time.Second, "the health of the API is asked for", func() bool {
+		_, served := e.sum()
+		return served >= 2
+	})
+	if resp, body := callAs(t, url, "Bearer subject-a"); resp.StatusCode != http.StatusOK {
+		t.Errorf("a caller is answered %d: %s", resp.StatusCode, body)
+	}
+}

@@ -127,6 +127,17 @@ func TestCheckSpendsNoRefreshTokenAndNeedsNoPerson(t *testing.T) {
 	}
 }
 
+func TestCheckNamesWhatIsExposedAndNotThere(t *testing.T) {
+	t.Parallel()
+	c := newChecked(t)
+	c.caddyfile(c.source("crm", "token_response {\n expose kind token_type\n expose tenant data.tenant\n}"))
+	output, code := c.check()
+	assertSaid(t, output, code, 4, "expose tenant data.tenant")
+	c.caddyfile(c.source("crm", "token_response {\n expose kind token_type\n}"))
+	output, code = c.check()
+	assertSaid(t, output, code, 0, "crm: ok")
+}
+
 func TestCheckFindsWhatIsMissingForThoseThatAreNotAsked(t *testing.T) {
 	t.Parallel()
 	c := newChecked(t)

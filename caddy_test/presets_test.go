@@ -142,6 +142,7 @@ func TestOneProviderIsExplainedWithACaddyfileThatWorks(t *testing.T) {
 		"google-service-account": {"jwt_bearer", "{file./run/secrets/google-service-account.json}"},
 		"wechat":                 {"grant custom", "error errcode 0"},
 		"github":                 {"default github.com"},
+		"shopify":                {"Its API takes the token here", "header X-Shopify-Access-Token"},
 	} {
 		output, code := harness.Run(t, dir, "token-source", "providers", name)
 		assertSaid(t, output, code, 0, words...)

@@ -190,6 +190,26 @@ func TestAnotherAlgorithmHasAnotherKeyExceptWhereATokenIsRefreshed(t *testing.T)
 	}
 }
 
+// TestARefreshTokenThatIsBoundIsProvedWhereDPoPIsTakenOut is of what a person has
+// authorized: without its key the refresh token would be worth nothing.
+func TestARefreshTokenThatIsBoundIsProvedWhereDPoPIsTakenOut(t *testing.T) {
+	t.Parallel()
+	d := newDesk(madeUp(200, `{"access_token":"at","refresh_token":"rt","token_type":"DPoP","expires_in":60}`))
+	token, failure := obtain(t, d.config("", dpop("ES256")), nil)
+	first := must(t, token, failure)
+	_, own := proofOf(t, d.last(t).header.Get("DPoP"))
+	plain := newSource(t, d.config("", clientAuth("none")))
+	token, failure = ask(t, plain, first)
+	must(t, token, failure)
+	if _, jwk := proofOf(t, d.last(t).header.Get("DPoP")); jwk != own {
+		t.Error("the refresh has another key")
+	}
+	token, failure = ask(t, plain, first.WithoutRefreshToken())
+	if must(t, token, failure).IsBound() || d.last(t).header.Get("DPoP") != "" {
+		t.Error("what begins anew has a proof")
+	}
+}
+
 // TestTheKeyOfAProofIsShownNowhere holds that the storage has it, and nobody else.
 func TestTheKeyOfAProofIsShownNowhere(t *testing.T) {
 	t.Parallel()
@@ -377,7 +397,7 @@ func TestATokenThatWasToBeBoundAndIsNotIsRefused(t *testing.T) {
 			token, failure := obtain(t, d.config("", dpop("ES256")), nil)
 			if !taken && refresh == "" {
 				e := mustFail(t, token, failure)
-				if !strings.HasPrefix(e.Reason, "dpop: the provider has not bound the token to our key") {
+				if !strings.HasPrefix(e.Reason, "dpop: the provider has not bound the token to our key") || !e.Permanent {
 					t.Errorf("%q: %v", kind, e)
 				}
 				silent(t, kind, e, "canary-access-token")
