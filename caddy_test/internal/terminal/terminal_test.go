@@ -27,6 +27,8 @@ func TestCtrlCAndCtrlDArrive(t *testing.T) {
 	s.Await("line\nline") // the echo, and what cat writes
 	s.Close()
 	s.Await("end")
+	s.Type("more")
+	s.Await("more\nmore") // the second cat is there: a shell that is about to start it waits for its end
 	s.Interrupt()
 	s.Await("cancelled")
 	if code := s.ExitCode(); code != 130 {
